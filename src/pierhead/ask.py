@@ -1,0 +1,329 @@
+"""One object asked of one route: redirects, authorization, and the repetitions that are worth it.
+
+A conversation (`auth.Steps`) like everything above it: no socket, no clock but the one it is given. Two profiles ask
+in the same code: `CONTAINERD` just as containerd v2.3.4 (with K3s' patches) was recorded asking, `OURS` differs only
+where we are better on purpose; docs/compatibility.md has a row for every difference.
+
+Follows containerd v2.3.4, core/remotes/docker/resolver.go.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
+from typing import Final, Literal
+from urllib.parse import urljoin, urlsplit
+
+from pierhead.auth import Authorizer, Lookup, Send, Steps, Wait
+from pierhead.errors import ExitCode, PierheadError
+from pierhead.redact import safe_url
+from pierhead.routing import Route
+from pierhead.transport import Cause, Options, Timeouts, TransportError
+from pierhead.wire import Request, Response, parse_challenges
+
+REDIRECT_LIMIT: Final = 10
+ATTEMPTS: Final = 5  # As containerd: resolver.go maxAttempts, for one host and object.
+RETRY_AFTER_CAP_SECONDS: Final = 30.0
+BACK_OFF_SECONDS: Final = 0.25
+BACK_OFF_CAP_SECONDS: Final = 8.0
+FOREVER: Final = float("inf")
+
+# What a later object of the same pull would meet again.
+_DEAD: Final = frozenset(
+    {
+        Cause.DNS,
+        Cause.REFUSED,
+        Cause.UNREACHABLE,
+        Cause.CONNECT_TIMEOUT,
+        Cause.TLS_TIMEOUT,
+        Cause.TLS,
+        Cause.CERTIFICATE,
+        Cause.PLAIN_HTTP,
+        Cause.CA_FILE,
+        Cause.CLIENT_CERTIFICATE,
+        Cause.BAD_URL,
+        Cause.PROXY,
+    }
+)
+_TRANSIENT: Final = frozenset({Cause.CLOSED, Cause.CUT, Cause.FIRST_BYTE_TIMEOUT})
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the two ways of walking differ; every field is a row of docs/compatibility.md."""
+
+    name: Literal["containerd", "ours"]
+    keeps_tokens: bool
+    repeats_refused: bool
+    remembers_dead: bool
+    waits: bool
+    bad_file_fails_registry: bool
+    bad_content_fails: bool
+
+
+CONTAINERD: Final = Profile(
+    "containerd",
+    keeps_tokens=False,
+    repeats_refused=True,
+    remembers_dead=False,
+    waits=False,
+    bad_file_fails_registry=True,
+    bad_content_fails=True,
+)
+OURS: Final = Profile(
+    "ours",
+    keeps_tokens=True,
+    repeats_refused=False,
+    remembers_dead=True,
+    waits=True,
+    bad_file_fails_registry=False,
+    bad_content_fails=False,
+)
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class GivenUp(PierheadError):
+    """A route is not asked again in this pull (or not yet): it was down, or it told us to wait."""
+
+    def __init__(self, reason: PierheadError | str, *, status: int | None = None) -> None:
+        error = reason if isinstance(reason, PierheadError) else None
+        super().__init__(f"not asked again: {error.message if error else reason}", hint=error.hint if error else "")
+        self.exit_code = error.exit_code if error else ExitCode.FAILED
+        self.status = status
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered between the questions of one pull; safe for several threads.
+
+    `clock` gives seconds that only grow.
+    """
+
+    lookup: Lookup
+    profile: Profile = OURS
+    timeouts: Timeouts = Timeouts()
+    user_agent: str = "pierhead"
+    clock: Callable[[], float] = field(default=lambda: 0.0)
+    _authorizers: dict[int, Authorizer] = field(default_factory=dict, repr=False)
+    _given_up: dict[str, tuple[float, GivenUp]] = field(default_factory=dict, repr=False)
+    _plain: set[str] = field(default_factory=set, repr=False)
+    _served: set[str] = field(default_factory=set, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def new_phase(self) -> None:
+        """Between resolving and fetching: containerd makes its hosts anew there, tokens and fallbacks included."""
+        if not self.profile.keeps_tokens:
+            self._authorizers.clear()
+            self._plain.clear()
+
+    def options(self, route: Route) -> Options:
+        return Options(route.tls, self.timeouts)
+
+    def authorizer(self, route: Route) -> Authorizer:
+        """The authorizations of one route; every route has its own, as in containerd. A foreign layer's has none."""
+        with self._lock:
+            if route.order not in self._authorizers:
+                self._authorizers[route.order] = Authorizer(
+                    self.lookup if route.kind != "foreign" else lambda host: None,
+                    self.options(route),
+                    clock=self.clock,
+                    repeats_refused=self.profile.repeats_refused,
+                )
+            return self._authorizers[route.order]
+
+    def check(self, route: Route, *, last_route: bool) -> None:
+        """Raise `GivenUp` if the route is known not to answer now."""
+        until, reason = self._given_up.get(route.origin, (0.0, None))
+        if reason is None or (until != FOREVER and (last_route or self.clock() >= until)):
+            return
+        raise reason
+
+    def give_up(self, route: Route, reason: GivenUp, *, until: float) -> None:
+        """Do not ask the route before `until` (on the clock), or in this pull at all."""
+        if self.profile.remembers_dead:
+            self._given_up[route.origin] = (until, reason)
+
+
+# ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _exchange(memory: Memory, route: Route, request: Request) -> Steps[tuple[Response, Request, str | None]]:
+    """One request with its redirects: the last answer, the request it answers, and the Authorization that it bore.
+
+    Authorization is decided for each hop anew, by the host of that hop; nothing else that is secret is carried over.
+    """
+    authorizer = memory.authorizer(route)
+    for _ in range(REDIRECT_LIMIT):
+        authorization = yield from authorizer.header(request.authority, (route.scope,))
+        sent = request
+        if authorization is not None:
+            sent = replace(request, headers=request.headers.plus(("Authorization", authorization)))
+        response = yield from _send(memory, route, sent)
+        location = response.headers.get("location")
+        if response.status not in {301, 302, 303, 307, 308} or not location:
+            return response, request, authorization
+        response.body.close()
+        request = replace(request, url=_redirected(request.url, location))
+    raise TransportError(Cause.PROTOCOL, url=request.url, detail=f"stopped after {REDIRECT_LIMIT} redirects")
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        target = urljoin(url, location)
+        parts = urlsplit(target)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and location.isprintable()
+    except ValueError:
+        usable = False
+    if not usable:
+        raise TransportError(
+            Cause.BAD_URL, url=url, detail=f"redirected to an unusable place: {safe_url(location)[:200]!r}"
+        )
+    return target.partition("#")[0]
+
+
+def _send(memory: Memory, route: Route, request: Request) -> Steps[Response]:
+    """One request, by plain http where https was tried for an http endpoint and nobody spoke it.
+
+    As containerd: resolver.go httpFallback.RoundTrip; once fallen back, a host stays there.
+    """
+    options = memory.options(route)
+    request = replace(request, headers=request.headers.plus(("User-Agent", memory.user_agent)))
+    falls_back = route.http_fallback and request.url.startswith("https://")
+    if falls_back and request.authority in memory._plain:
+        request, falls_back = _plainly(request), False
+    answer = yield Send(request, options)
+    if falls_back and isinstance(answer, TransportError) and _no_tls(answer, request.authority):
+        memory._plain.add(request.authority)
+        answer = yield Send(_plainly(request), options)
+    if isinstance(answer, TransportError):
+        raise answer
+    assert answer is not None
+    return answer
+
+
+def _plainly(request: Request) -> Request:
+    return replace(request, url="http://" + request.url.removeprefix("https://"))
+
+
+def _no_tls(error: TransportError, authority: str) -> bool:
+    has_port = ":" in authority.rpartition("]")[2]
+    return error.cause in {Cause.PLAIN_HTTP, Cause.TLS_TIMEOUT} or (
+        not has_port and error.cause in {Cause.REFUSED, Cause.CONNECT_TIMEOUT}
+    )
+
+
+@dataclass(slots=True)
+class _Tries:
+    """How often one object was asked of one route, and what the last answer was."""
+
+    memory: Memory
+    route: Route
+    last_route: bool
+    count: int = 0
+    previous: tuple[str, str, int] = ("", "", 0)  # method, URL and status of the answer before
+
+    def exhausted(self) -> bool:
+        return self.count >= ATTEMPTS
+
+
+def ask(memory: Memory, route: Route, request: Request, *, last_route: bool) -> Steps[Response]:
+    """One object asked of one route, with the repetitions that are worth it; the answer that stands.
+
+    Raises `TransportError`, `AuthorizationFailed`, `BadCredential`, `GivenUp`.
+    As containerd: resolver.go doWithRetries.
+    """
+    memory.check(route, last_route=last_route)
+    tries = _Tries(memory, route, last_route)
+    while True:
+        tries.count += 1
+        try:
+            response, asked, authorization = yield from _exchange(memory, route, request)
+        except TransportError as error:
+            if tries.exhausted() or not _worth_repeating(tries, error):
+                if error.cause in _DEAD:
+                    memory.give_up(route, GivenUp(error), until=FOREVER)
+                raise
+            yield from _pause(tries, 0.05 if not memory.profile.waits else _back_off(tries.count))
+            continue
+        memory._served.add(route.origin)
+        try:
+            again = yield from _again(tries, response, asked, authorization)
+        except PierheadError:
+            response.body.close()
+            raise
+        if again is None or tries.exhausted():
+            return response
+        response.body.close()
+        if again == "GET":
+            request = replace(request, method="GET")
+
+
+def _worth_repeating(tries: _Tries, error: TransportError) -> bool:
+    """As containerd: only on the last host, and only what may be gone the next moment."""
+    if not tries.last_route:
+        return False
+    # Ours: a registry that served us a moment ago and now refuses is being restarted.
+    restarting = error.cause is Cause.REFUSED and tries.route.origin in tries.memory._served
+    return error.cause in _TRANSIENT or (restarting and tries.memory.profile.waits)
+
+
+def _again(
+    tries: _Tries, response: Response, asked: Request, authorization: str | None
+) -> Steps[Literal["same", "GET"] | None]:
+    """Whether, and how, the request is repeated after this answer. As containerd: resolver.go retryRequest."""
+    status, previous = response.status, tries.previous
+    tries.previous = (asked.method, asked.url, status)
+    if status == 401:
+        repeated = previous[:2] == (asked.method, asked.url)
+        challenges = parse_challenges(response.headers)
+        authorizer = tries.memory.authorizer(tries.route)
+        retry = authorizer.challenged(asked.authority, challenges, sent=authorization, repeated=repeated)
+        return "same" if retry else None
+    if status == 405 and asked.method == "HEAD" and "/manifests/" in asked.url:
+        return "GET"
+    if status in {408, 429}:
+        return (yield from _rate_limited(tries, response))
+    if status in {500, 503, 504} and tries.last_route and previous[2] != status:
+        yield from _pause(tries, _retry_after(response) or _back_off(tries.count))
+        return "same"
+    return None
+
+
+def _rate_limited(tries: _Tries, response: Response) -> Steps[Literal["same"] | None]:
+    """containerd repeats 408 and 429 at once. We wait for as long as we are told, and rather ask the next route."""
+    if not tries.memory.profile.waits:
+        return "same"
+    seconds = _retry_after(response) or _back_off(tries.count)
+    if not tries.last_route:
+        reason = GivenUp(f"it said {response.status}, try again in {seconds:.0f} s", status=response.status)
+        tries.memory.give_up(tries.route, reason, until=tries.memory.clock() + seconds)
+        return None
+    yield from _pause(tries, seconds)
+    return "same"
+
+
+def _pause(tries: _Tries, seconds: float) -> Steps[None]:
+    if tries.memory.profile.waits or seconds < 0.1:
+        yield Wait(seconds)
+
+
+def _back_off(count: int) -> float:
+    ceiling = min(BACK_OFF_CAP_SECONDS, BACK_OFF_SECONDS * 2.0 ** (count - 1))
+    return ceiling * (0.5 + random.random() / 2)  # noqa: S311 — jitter, not a secret
+
+
+def _retry_after(response: Response) -> float | None:
+    """Seconds of a Retry-After header (RFC 9110, section 10.2.3), capped; None without one."""
+    text = response.headers.get("retry-after").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), RETRY_AFTER_CAP_SECONDS)
+    try:
+        wait = parsedate_to_datetime(text).timestamp() - parsedate_to_datetime(response.headers.get("date")).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return min(max(wait, 0.0), RETRY_AFTER_CAP_SECONDS)

@@ -1,0 +1,245 @@
+"""One repository seen through a plan, with the verbs of a store: the routes are walked, and what they give is checked.
+
+`Remote` carries out the conversations of `walk` over a `Transport`. With the profile `OURS` a route that sends wrong
+bytes, or stops in the middle, is not the end: the rest, or the whole, comes from the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from pierhead.ask import Memory
+from pierhead.auth import Answer, Inspect, Send, Steps, Wait
+from pierhead.body import Buffer, Write, read_all
+from pierhead.errors import PierheadError
+from pierhead.oci import MANIFEST_LIMIT_BYTES, Descriptor, InvalidManifest
+from pierhead.reference import Digest, Reference
+from pierhead.routing import Plan, Route
+from pierhead.store import ContentMismatch
+from pierhead.transport import Cause, Transport, TransportError
+from pierhead.walk import AllRoutesFailed, Attempt, Opened, Resolved, open_content, resolve
+
+NO_PROGRESS_LIMIT: Final = 3  # As containerd: httpreadseeker.go maxRetry.
+# A body that broke off: what came is good, the rest is worth asking for.
+_BROKEN_OFF: Final = frozenset({Cause.CUT, Cause.CLOSED, Cause.STALLED})
+
+T = TypeVar("T")
+
+
+def carry_out(steps: Steps[T], transport: Transport, wait: Callable[[float], object] = time.sleep) -> T:
+    """Do what a conversation asks for until it ends; its value, or what it raises."""
+    answer: Answer = None
+    try:
+        while True:
+            step = steps.send(answer)
+            match step:
+                case Send():
+                    try:
+                        answer = transport.send(step.request, step.options)
+                    except TransportError as error:
+                        answer = error
+                case Wait():
+                    answer = None
+                    wait(step.seconds)
+                case Inspect():
+                    answer = transport.inspect(step.options)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    finally:
+        steps.close()
+
+
+@dataclass(slots=True)
+class _Trust:
+    """Which routes may still give a piece of content, and which gave bytes of it since it was last begun."""
+
+    gave: set[int] = field(default_factory=set)
+    resumed: bool = False  # its beginning came from an earlier run
+    excluded: set[int] = field(default_factory=set)
+    whole: bool = False  # mixed bytes were wrong once: from now on all of it from one route
+
+
+class Remote:
+    """A repository somewhere else, as a `store.Source`. Safe for several threads.
+
+    `attempts` is every question that was asked and what came of it, in order.
+    """
+
+    def __init__(
+        self, plan: Plan, transport: Transport, memory: Memory, *, wait: Callable[[float], object] = time.sleep
+    ) -> None:
+        self.plan = plan
+        self.attempts: list[Attempt] = []
+        self.resolved: Resolved | None = None
+        self._transport = transport
+        self._memory = memory
+        self._wait = wait
+        self._trust: dict[Digest, _Trust] = {}
+        self._lock = threading.Lock()
+
+    def resolve(self, reference: str) -> Descriptor:
+        """What a tag or digest points to; raises `AllRoutesFailed`, `ResolveFailed`, `InvalidManifest`."""
+        wanted = self.plan.reference
+        if reference != wanted.object:
+            wanted = Reference.parse(f"{wanted.name}{'@' if ':' in reference else ':'}{reference}")
+        self.resolved = self._do(resolve(self._memory, self.plan.routes, wanted, self.attempts.append))
+        self._memory.new_phase()
+        return self.resolved.descriptor
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """The raw manifest, its size and digest checked; from the next route if one gives something else."""
+        if descriptor.size_bytes > MANIFEST_LIMIT_BYTES:
+            raise InvalidManifest(f"a manifest of {descriptor.size_bytes} bytes; the limit is {MANIFEST_LIMIT_BYTES}")
+        while True:
+            try:
+                return checked(read_all(self.blob(descriptor), MANIFEST_LIMIT_BYTES), descriptor)
+            except ContentMismatch:
+                if not self.reject(descriptor):
+                    raise
+
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> RemoteBlob:
+        """The content from `offset` on; nothing is asked before it is copied."""
+        return RemoteBlob(self, descriptor, offset)
+
+    def reject(self, descriptor: Descriptor) -> bool:
+        """What came for this content was wrong: leave out the route it came from, or take it whole from one."""
+        if self._memory.profile.bad_content_fails:
+            return False
+        with self._lock:
+            trust = self._trust.setdefault(descriptor.digest, _Trust())
+            if len(trust.gave) == 1 and not trust.resumed:
+                trust.excluded |= trust.gave
+            else:
+                trust.whole = True
+            trust.gave, trust.resumed = set(), False
+            return bool(self._routes(trust))
+
+    def _do(self, steps: Steps[T]) -> T:
+        return carry_out(steps, self._transport, self._wait)
+
+    def _routes(self, trust: _Trust) -> list[Route]:
+        return [route for route in self.plan.routes if route.order not in trust.excluded]
+
+    def _open(self, descriptor: Descriptor, offset: int, *, after: Route | None) -> tuple[Opened, _Trust]:
+        """An answer that gives the content from `offset` on; the route `after` which is asked last."""
+        with self._lock:
+            trust = self._trust.setdefault(descriptor.digest, _Trust())
+            trust.resumed |= bool(offset) and not trust.gave
+            routes = self._routes(trust)
+        if trust.whole:
+            routes = routes[:1]
+        elif after is not None:
+            routes.sort(key=lambda route: route.order == after.order)
+        opened = self._do(open_content(self._memory, routes, descriptor, self.attempts.append, offset=offset))
+        trust.gave.add(opened.route.order)
+        return opened, trust
+
+
+@dataclass(slots=True)
+class RemoteBlob:
+    """The content of one descriptor, from wherever it can be had; a `body.Blob`."""
+
+    remote: Remote
+    descriptor: Descriptor
+    start: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self.descriptor.size_bytes - self.start
+
+    def close(self) -> None:
+        pass
+
+    def copy_to(self, write: Write, offset: int = 0) -> int:
+        """Copy the content from `offset` on, over as many answers as it takes.
+
+        Raises `ContentMismatch` if a route gives more than there is, and what the last route failed with.
+        """
+        progress = _Progress(write, self.start + offset, self.descriptor.size_bytes)
+        broken: Route | None = None
+        without_progress = 0
+        while progress.position < progress.size_bytes:
+            before = progress.position
+            opened, trust = self._open(progress, after=broken)
+            progress.skip_bytes = opened.skip_bytes
+            error = _copy(opened, progress)
+            if error is None and progress.position >= progress.size_bytes:
+                break
+            if error is None and self.remote._memory.profile.bad_content_fails:
+                raise ContentMismatch(_short(self.descriptor, progress.position))
+            broken = None if self.remote._memory.profile.bad_content_fails else opened.route
+            without_progress = 0 if progress.position > before else without_progress + 1
+            if without_progress > NO_PROGRESS_LIMIT:
+                raise error or ContentMismatch(_short(self.descriptor, progress.position))
+            if trust.whole and error is None:
+                raise ContentMismatch(_short(self.descriptor, progress.position))
+        return progress.position - self.start - offset
+
+    def _open(self, progress: _Progress, *, after: Route | None) -> tuple[Opened, _Trust]:
+        try:
+            return self.remote._open(self.descriptor, progress.position, after=after)
+        except AllRoutesFailed as error:
+            trust = self.remote._trust.setdefault(self.descriptor.digest, _Trust())
+            if not trust.whole:
+                raise
+            # One route at a time by now: this one is out of the question too, and the content begins anew.
+            trust.gave = {route.order for route in self.remote._routes(trust)[:1]}
+            trust.resumed = False
+            raise ContentMismatch(error.message, hint=error.hint) from error
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where a copy is; refuses more bytes than there should be."""
+
+    write: Write
+    position: int
+    size_bytes: int
+    skip_bytes: int = 0
+
+    def take(self, piece: Buffer) -> None:
+        if self.skip_bytes:
+            skipped = min(self.skip_bytes, len(piece))
+            self.skip_bytes -= skipped
+            piece = memoryview(piece)[skipped:]
+        if self.position + len(piece) > self.size_bytes:
+            raise ContentMismatch(f"more than the {self.size_bytes} bytes there should be")
+        if piece:
+            self.write(piece)
+            self.position += len(piece)
+
+
+def _copy(opened: Opened, progress: _Progress) -> TransportError | None:
+    """Copy one answer; the error that it broke off with, if its rest may be had elsewhere."""
+    with opened.response as response:
+        try:
+            response.body.copy_to(progress.take)
+        except TransportError as error:
+            if error.cause not in _BROKEN_OFF:
+                raise
+            return error
+    return None
+
+
+def _short(descriptor: Descriptor, position: int) -> str:
+    return f"{descriptor.digest}: expected {descriptor.size_bytes} bytes but got {position}"
+
+
+def checked(raw: bytes, descriptor: Descriptor) -> bytes:
+    """`raw`, if it is what the descriptor says; raises `ContentMismatch`."""
+    if len(raw) != descriptor.size_bytes:
+        raise ContentMismatch(_short(descriptor, len(raw)))
+    found = Digest.of(raw, descriptor.digest.algorithm)
+    if found != descriptor.digest:
+        raise ContentMismatch(f"the bytes have the digest {found}, not {descriptor.digest}")
+    return raw
+
+
+def failed_routes(error: PierheadError) -> Sequence[Attempt]:
+    """The attempts behind an error, if it is about routes."""
+    return error.attempts if isinstance(error, AllRoutesFailed) else ()

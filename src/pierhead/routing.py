@@ -1,0 +1,249 @@
+"""From an image reference and a configuration to the ordered plan of places to ask.
+
+`plan` is pure: it opens no file and no socket. Every host of the configuration for this image is in `Plan.routes` or
+in `Plan.skipped`, once, with a reason. `explain` shows a plan, `pull` walks it.
+
+Follows containerd v2.3.4, core/remotes/docker/resolver.go, with K3s' rewrite patch; specification, sections 3.7 and 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pierhead.config.containerd import Host, Lookup
+from pierhead.config.registries import Rewrite, Tls
+from pierhead.errors import Problem, Span
+from pierhead.gourl import InvalidUrl, add_query, parse, path_join, request_target
+from pierhead.reference import Reference
+from pierhead.rewriting import Rewritten, Rule, rewrite
+from pierhead.transport import TlsOptions
+
+Kind = Literal["mirror", "default", "embedded", "foreign"]
+Operation = Literal["pull", "push"]
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedRewrite:
+    """The rule that changed the repository, as written."""
+
+    pattern: str
+    replacement: str
+    span: Span | None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One place to ask, and how.
+
+    `endpoint` is what the file says, empty for what it does not list; `scheme`, `host` and `path` are what is really
+    asked (https first where containerd does so for an http endpoint: `http_fallback`); `repository` is rewritten;
+    `namespace` goes into `?ns=`, empty for none. `tls_as_written` is the `tls` that applies, for people.
+    """
+
+    order: int
+    kind: Kind
+    endpoint: str
+    scheme: str
+    host: str
+    path: str
+    repository: str
+    namespace: str = ""
+    capabilities: tuple[str, ...] = ()
+    rewrite: AppliedRewrite | None = None
+    tls: TlsOptions = TlsOptions()
+    http_fallback: bool = False
+    tls_as_written: Tls | None = None
+    span: Span | None = None
+    fixed_url: str = ""  # of a foreign layer, which is nowhere else
+
+    @property
+    def url(self) -> str:
+        """The API root, including `/v2` or the path that overrides it."""
+        return f"{self.scheme}://{self.host}{self.path}"
+
+    @property
+    def origin(self) -> str:
+        return f"{self.scheme}://{self.host}"
+
+    @property
+    def override_path(self) -> bool:
+        """Whether the path of the endpoint stands where `/v2` would."""
+        return self.path != "/v2"
+
+    @property
+    def scope(self) -> str:
+        """The token scope for pulling, of the rewritten repository (as scope.go RepositoryScope)."""
+        try:
+            path = parse(f"dummy://host/{self.repository}").path.removeprefix("/")
+        except InvalidUrl:
+            path = self.repository
+        return f"repository:{path}:pull"
+
+    def url_of(self, kind: Literal["manifests", "blobs"], reference: str) -> str:
+        """The URL containerd would request, byte for byte; raises `InvalidUrl`.
+
+        As resolver.go request and addNamespace: joined and cleaned as a path, so a rewrite may leave the API root, and
+        a `?` in it begins a query.
+        """
+        if self.fixed_url:
+            return self.fixed_url
+        target = path_join("/", self.path, self.repository, kind, reference)
+        if self.namespace:
+            target = add_query(target, "ns", self.namespace)
+        authority, target = request_target(f"{self.origin}{target}")
+        return f"{self.scheme}://{authority}{target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A place that is not asked; `endpoint` as written, even if it cannot be parsed."""
+
+    endpoint: str
+    reason: str
+    span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorKey:
+    """The key of registries.yaml that an image's registry was found under."""
+
+    key: str
+    span: Span | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where an image would be asked for, in order, and where not."""
+
+    reference: Reference
+    routes: tuple[Route, ...]
+    skipped: tuple[Skipped, ...] = ()
+    mirror: MirrorKey | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRegistry:
+    """What flags say about the image's own registry, never about a mirror."""
+
+    plain_http: bool = False
+    tls: TlsOptions = TlsOptions()
+
+    def applied(self, route: Route) -> Route:
+        if route.kind != "default":
+            return route
+        merged = TlsOptions(
+            ca_files=(*route.tls.ca_files, *self.tls.ca_files),
+            client=self.tls.client or route.tls.client,
+            insecure_skip_verify=route.tls.insecure_skip_verify or self.tls.insecure_skip_verify,
+        )
+        if self.plain_http:
+            return replace(route, scheme="http", http_fallback=False, tls=merged)
+        return replace(route, tls=merged)
+
+
+def plan(
+    reference: Reference,
+    lookup: Lookup,
+    *,
+    skipped: Sequence[Skipped] = (),
+    own_registry: OwnRegistry = OwnRegistry(),
+    operation: Operation = "pull",
+) -> Plan:
+    """The places to ask for `reference`, in order.
+
+    `lookup` is what containerd finds for its registry, `skipped` what the dialect left out on the way there.
+    """
+    needed = _needed(reference, operation)
+    routes: list[Route] = []
+    left_out = list(skipped)
+    problems = list(lookup.problems)
+    for host in lookup.hosts:
+        if needed <= set(host.capabilities):
+            rewritten = rewrite([Rule(*rule) for rule in host.rewrites.items()], reference.repository)
+            problems += _rewrite_problems(host, rewritten, reference.repository)
+            routes.append(own_registry.applied(_route(len(routes) + 1, host, rewritten, reference)))
+        else:
+            missing = ", ".join(sorted(needed - set(host.capabilities)))
+            left_out.append(Skipped(_endpoint(host), f"it has not the capability: {missing}", host.origin.span))
+    key = lookup.directory.key if lookup.directory else None
+    mirror = MirrorKey(key.value, key.span) if key else None
+    return Plan(reference, tuple(routes), tuple(left_out), mirror, tuple(dict.fromkeys(problems)))
+
+
+def _needed(reference: Reference, operation: Operation) -> set[str]:
+    if operation == "push":
+        return {"push"}
+    return {"pull"} if reference.digest else {"pull", "resolve"}
+
+
+def _route(order: int, host: Host, rewritten: Rewritten, reference: Reference) -> Route:
+    tls = host.origin.config.tls if host.origin.config else None
+    return Route(
+        order=order,
+        kind=host.origin.kind,
+        endpoint=_endpoint(host),
+        scheme="https" if host.tries_https_first else host.scheme,
+        host=host.host,
+        path=host.path,
+        repository=rewritten.repository,
+        namespace=reference.registry if is_proxy(host.host, reference.registry) else "",
+        capabilities=host.capabilities,
+        rewrite=_applied(host, rewritten),
+        tls=TlsOptions(host.ca, host.client, host.skip_verify),
+        http_fallback=host.tries_https_first,
+        tls_as_written=tls,
+        span=host.origin.span,
+    )
+
+
+def is_proxy(host: str, registry: str) -> bool:
+    """Whether `host` is asked on behalf of another registry, and is told so by `?ns=` (registry.go isProxy)."""
+    return host != registry and (registry, host) != ("docker.io", "registry-1.docker.io")
+
+
+def _endpoint(host: Host) -> str:
+    if host.origin.endpoint:
+        return host.origin.endpoint.shown
+    return f"{host.scheme}://{host.host}" if host.host else ""
+
+
+def _rule(host: Host, index: int) -> tuple[str, str, Rewrite | None]:
+    pattern, replacement = list(host.rewrites.items())[index]
+    return pattern, replacement, host.origin.rewrites.get(pattern)
+
+
+def _applied(host: Host, rewritten: Rewritten) -> AppliedRewrite | None:
+    if rewritten.rule is None:
+        return None
+    pattern, replacement, written = _rule(host, rewritten.rule)
+    if written:
+        return AppliedRewrite(written.pattern.value, written.replacement.value, written.pattern.span)
+    return AppliedRewrite(pattern, replacement, None)
+
+
+def _rewrite_problems(host: Host, rewritten: Rewritten, repository: str) -> Iterable[Problem]:
+    for index, message in rewritten.invalid:
+        pattern, _, written = _rule(host, index)
+        span = written.pattern.span if written else None
+        yield Problem("invalid-rewrite", "error", f"the rewrite {pattern!r} is skipped: {message}", span)
+    if rewritten.rule is None or not rewritten.overlapping:
+        return
+    first = _rule(host, rewritten.rule)
+    for index in rewritten.overlapping:
+        pattern, _, written = _rule(host, index)
+        message = (
+            f"{repository!r} is changed by {first[0]!r} and by {pattern!r}; containerd takes either of them, at random "
+            "and for every request anew; here the first of the file is taken"
+        )
+        yield Problem("overlapping-rewrites", "warning", message, written.pattern.span if written else None)
+
+
+def foreign_route(url: str) -> Route:
+    """The route to a foreign layer's own URL: nothing of the configuration applies to it."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return Route(-1, "foreign", url, parts.scheme, host, parts.path, "", capabilities=("pull",), fixed_url=url)

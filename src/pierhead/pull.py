@@ -1,0 +1,104 @@
+"""Pulling a list of images: plan, walk, move, and say what happened to each.
+
+One failing image does not stop the others; what became of each is a value (`Pulled`), which the command shows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pierhead.ask import OURS, Hosts, Memory, Profile
+from pierhead.auth import Lookup
+from pierhead.client import Remote
+from pierhead.errors import ExitCode, PierheadError
+from pierhead.oci import Descriptor, Platform
+from pierhead.reference import Reference
+from pierhead.routing import Plan, Route
+from pierhead.store import RepositoryName, Store
+from pierhead.transfer import Copied, Interrupted, Transfer, each
+from pierhead.walk import Attempt
+
+if TYPE_CHECKING:
+    from pierhead.transport import Timeouts, Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What became of one image. `error` is None if it is there, whole; `route` is the one that resolved it."""
+
+    reference: Reference
+    attempts: tuple[Attempt, ...]
+    seconds: float
+    copied: Copied | None = None
+    route: Route | None = None
+    error: PierheadError | None = None
+
+    @property
+    def descriptor(self) -> Descriptor | None:
+        return self.copied.descriptor if self.copied else None
+
+
+@dataclass(slots=True)
+class Puller:
+    """Everything that pulling needs besides the names: where to plan, how to ask, where to keep."""
+
+    plan: Callable[[Reference], Plan]
+    lookup: Callable[[Reference], Lookup]
+    transport: Transport
+    store: Store
+    timeouts: Timeouts
+    platforms: Sequence[Platform] = ()
+    profile: Profile = OURS
+    user_agent: str = "pierhead"
+    clock: Callable[[], float] = field(default=time.monotonic)
+    _hosts: Hosts = field(default_factory=Hosts, init=False, repr=False)  # of all images: a dead mirror costs once
+
+    def pull(self, references: Sequence[Reference], transfer: Transfer, *, at_once: int = 4) -> list[Pulled]:
+        """Pull every image, so many at once; the results are in the order of the references.
+
+        Raises nothing that concerns a single image; KeyboardInterrupt stops all of them.
+        """
+        with self.store.lease():
+            return each(
+                references,
+                lambda reference: self._pull(reference, transfer),
+                at_once=at_once,
+                stop=transfer.cancel,
+            )
+
+    def _pull(self, reference: Reference, transfer: Transfer) -> Pulled:
+        started = self.clock()
+        attempts: Sequence[Attempt] = ()
+        try:
+            remote = self._remote(reference, transfer)
+            attempts = remote.attempts
+            sink = self.store.repository(RepositoryName(reference.repository, reference.registry))
+            copied = transfer.copy(remote, sink, reference.object, self.platforms)
+        except Interrupted:
+            raise
+        except PierheadError as error:
+            return Pulled(reference, tuple(attempts), self.clock() - started, error=error)
+        route = remote.resolved.route if remote.resolved else None
+        return Pulled(reference, tuple(attempts), self.clock() - started, copied, route)
+
+    def _remote(self, reference: Reference, transfer: Transfer) -> Remote:
+        memory = Memory(
+            self.lookup(reference),
+            profile=self.profile,
+            timeouts=self.timeouts,
+            user_agent=self.user_agent,
+            clock=self.clock,
+            hosts=self._hosts if self.profile.remembers_dead else Hosts(),
+        )
+        return Remote(self.plan(reference), self.transport, memory, wait=transfer.pause)
+
+
+def exit_code(results: Sequence[Pulled]) -> ExitCode:
+    """How a pull of these ends: of one image its own code, of several PARTIAL if any failed."""
+    codes = {result.error.exit_code if result.error else ExitCode.DONE for result in results}
+    if not codes or codes == {ExitCode.DONE}:
+        return ExitCode.DONE
+    return codes.pop() if len(results) == 1 else ExitCode.PARTIAL

@@ -9,17 +9,20 @@ Follows containerd v2.3.4, core/remotes/docker/resolver.go, with K3s' rewrite pa
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from pierhead.config.containerd import Host, Lookup
-from pierhead.config.registries import Rewrite, Tls
 from pierhead.errors import Problem, Span
 from pierhead.gourl import InvalidUrl, add_query, parse, path_join, request_target
+from pierhead.redact import safe_url, without_userinfo
 from pierhead.reference import Reference
-from pierhead.rewriting import Rewritten, Rule, rewrite
 from pierhead.transport import TlsOptions
+
+if TYPE_CHECKING:
+    from pierhead.config.containerd import Host, Lookup
+    from pierhead.config.registries import Rewrite, Tls
+    from pierhead.rewriting import Rewritten
 
 Kind = Literal["mirror", "default", "embedded", "foreign"]
 Operation = Literal["pull", "push"]
@@ -57,7 +60,7 @@ class Route:
     http_fallback: bool = False
     tls_as_written: Tls | None = None
     span: Span | None = None
-    fixed_url: str = ""  # of a foreign layer, which is nowhere else
+    fixed_url: str = field(default="", repr=False)  # of a foreign layer, which is nowhere else
 
     @property
     def url(self) -> str:
@@ -163,7 +166,7 @@ def plan(
     problems = list(lookup.problems)
     for host in lookup.hosts:
         if needed <= set(host.capabilities):
-            rewritten = rewrite([Rule(*rule) for rule in host.rewrites.items()], reference.repository)
+            rewritten = _rewritten(host, reference.repository)
             problems += _rewrite_problems(host, rewritten, reference.repository)
             routes.append(own_registry.applied(_route(len(routes) + 1, host, rewritten, reference)))
         else:
@@ -174,13 +177,22 @@ def plan(
     return Plan(reference, tuple(routes), tuple(left_out), mirror, tuple(dict.fromkeys(problems)))
 
 
+def _rewritten(host: Host, repository: str) -> Rewritten | None:
+    """What the host's rules make of the repository; None if it has none."""
+    if not host.rewrites:
+        return None
+    from pierhead.rewriting import Rule, rewrite
+
+    return rewrite([Rule(*rule) for rule in host.rewrites.items()], repository)
+
+
 def _needed(reference: Reference, operation: Operation) -> set[str]:
     if operation == "push":
         return {"push"}
     return {"pull"} if reference.digest else {"pull", "resolve"}
 
 
-def _route(order: int, host: Host, rewritten: Rewritten, reference: Reference) -> Route:
+def _route(order: int, host: Host, rewritten: Rewritten | None, reference: Reference) -> Route:
     tls = host.origin.config.tls if host.origin.config else None
     return Route(
         order=order,
@@ -189,7 +201,7 @@ def _route(order: int, host: Host, rewritten: Rewritten, reference: Reference) -
         scheme="https" if host.tries_https_first else host.scheme,
         host=host.host,
         path=host.path,
-        repository=rewritten.repository,
+        repository=rewritten.repository if rewritten else reference.repository,
         namespace=reference.registry if is_proxy(host.host, reference.registry) else "",
         capabilities=host.capabilities,
         rewrite=_applied(host, rewritten),
@@ -216,8 +228,8 @@ def _rule(host: Host, index: int) -> tuple[str, str, Rewrite | None]:
     return pattern, replacement, host.origin.rewrites.get(pattern)
 
 
-def _applied(host: Host, rewritten: Rewritten) -> AppliedRewrite | None:
-    if rewritten.rule is None:
+def _applied(host: Host, rewritten: Rewritten | None) -> AppliedRewrite | None:
+    if rewritten is None or rewritten.rule is None:
         return None
     pattern, replacement, written = _rule(host, rewritten.rule)
     if written:
@@ -225,7 +237,9 @@ def _applied(host: Host, rewritten: Rewritten) -> AppliedRewrite | None:
     return AppliedRewrite(pattern, replacement, None)
 
 
-def _rewrite_problems(host: Host, rewritten: Rewritten, repository: str) -> Iterable[Problem]:
+def _rewrite_problems(host: Host, rewritten: Rewritten | None, repository: str) -> Iterable[Problem]:
+    if rewritten is None:
+        return
     for index, message in rewritten.invalid:
         pattern, _, written = _rule(host, index)
         span = written.pattern.span if written else None
@@ -242,8 +256,13 @@ def _rewrite_problems(host: Host, rewritten: Rewritten, repository: str) -> Iter
         yield Problem("overlapping-rewrites", "warning", message, written.pattern.span if written else None)
 
 
-def foreign_route(url: str) -> Route:
+def foreign_route(url: str, order: int = -1) -> Route:
     """The route to a foreign layer's own URL: nothing of the configuration applies to it."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return Route(-1, "foreign", url, parts.scheme, host, parts.path, "", capabilities=("pull",), fixed_url=url)
+    try:
+        parts = urlsplit(without_userinfo(url))
+        scheme, host, path = parts.scheme, parts.netloc, parts.path
+    except ValueError:  # the transport will say what is wrong with it
+        scheme, host, path = "", "", ""
+    shown = safe_url(url)
+    fixed_url = without_userinfo(url)
+    return Route(order, "foreign", shown, scheme, host, path, "", capabilities=("pull",), fixed_url=fixed_url)

@@ -1,0 +1,5 @@
+"""`python -m pierhead`."""
+
+from pierhead.cli import main
+
+main()

@@ -1,0 +1,104 @@
+"""The command line: thin commands over the library, and the only reader of environment, arguments and clock.
+
+stdout is data, stderr is progress and logs; every command ends with a code of `errors.ExitCode`. A command's module is
+imported when that command runs: start-up time is part of the product.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pierhead import __version__
+
+if TYPE_CHECKING:
+    from pierhead.errors import PierheadError
+
+# name: (module, what it does), in the order of --help.
+COMMANDS = {
+    "explain": ("explain", "Say where an image would be asked for, in order, and why."),
+    "pull": ("pull", "Pull images the way K3s would, by registries.yaml."),
+    "images": ("images", "List the images of the store."),
+    "rmi": ("images", "Remove images from the store."),
+    "gc": ("images", "Remove content that no image reaches."),
+    "verify": ("images", "Hash everything in the store again."),
+    "serve": ("serve", "Be a private registry."),
+    "demo": ("demo", "Show the whole story on this machine, in seconds."),
+}
+
+
+class _LateCommands(click.Group):
+    """A group that imports a command when it is asked for, and lists them without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"pierhead.cli.{COMMANDS[name][0]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+
+
+@click.command(
+    cls=_LateCommands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed or findings, 2 unusable call or file, 3 not found, 4 not authorised, "
+    "5 network or TLS, 6 some images failed, 130 interrupted.",
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Private image registries for K3s and every other containerd, Docker or podman host."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and end the process with its exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit code. Errors become one clear paragraph on stderr."""
+    from pierhead.errors import ExitCode, PierheadError
+
+    try:
+        result = cli.main(args=arguments, prog_name="pierhead", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except PierheadError as error:
+        show_error(error)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    return int(result) if isinstance(result, int) else ExitCode.DONE
+
+
+def show_error(error: PierheadError) -> None:
+    """An error on stderr: what and where, then what to do."""
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    if error.hint:
+        click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {error.hint}", err=True)
+
+
+def write_json(value: Any) -> None:
+    """A JSON document on stdout, for programs."""
+    import json
+
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal, Protocol, TypeVar
 
 from pierhead.body import Buffer
+from pierhead.crew import Crew
 from pierhead.errors import ExitCode, PierheadError
 from pierhead.oci import (
     INDEX_DEPTH_LIMIT,
@@ -30,6 +31,9 @@ from pierhead.store import ContentMismatch, NotFound, Sink, Source, Upload
 
 # All manifests of one image are in memory at once. A real index has a few dozen, of some kilobytes each.
 MANIFESTS_LIMIT_BYTES: Final = 32 * 1024 * 1024
+
+# How long threads that were told to stop are waited for; the store is sound whenever they end.
+FAREWELL_SECONDS: Final = 2.0
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -108,11 +112,15 @@ class _Tree:
 class Transfer:
     """A handful of workers that copy blobs for as many images as are given to it.
 
-    `jobs` blobs at once, each distinct one once. Close it, or use it as a context.
+    `jobs` blobs at once, each distinct one once. Close it, or use it as a context. `on_cancel` ends the waits of what
+    it copies with: of a transport, of a store.
     """
 
-    def __init__(self, jobs: int = 4, observer: Observer | None = None) -> None:
-        self._workers = ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="blob")
+    def __init__(
+        self, jobs: int = 4, observer: Observer | None = None, *, on_cancel: Sequence[Callable[[], object]] = ()
+    ) -> None:
+        self._on_cancel = on_cancel
+        self._workers = Crew(jobs, "blob")
         self._observer = observer or Unobserved()
         self._cancelled = threading.Event()
         self._under_way: dict[Digest, threading.Event] = {}
@@ -123,11 +131,13 @@ class Transfer:
 
     def __exit__(self, *exc: object) -> None:
         self.cancel()
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._workers.close(FAREWELL_SECONDS)
 
     def cancel(self) -> None:
         """Stop at the next piece; everything under way raises `Interrupted`."""
         self._cancelled.set()
+        for stop in self._on_cancel:
+            stop()
 
     def pause(self, seconds: float) -> None:
         """Let time pass, unless the transfer is cancelled meanwhile; raises `Interrupted`."""
@@ -172,17 +182,13 @@ class Transfer:
     def _copy_blobs(self, source: Source, sink: Sink, tree: _Tree, counted: _Counter) -> None:
         """Every blob that the sink lacks; the first failure stops the others of this image."""
         stop = threading.Event()
-        jobs = [
-            self._workers.submit(self._blob, _Job(source, sink, descriptor, counted, stop))
-            for descriptor in tree.blobs.values()
-        ]
+        jobs = [_Job(source, sink, descriptor, counted, stop) for descriptor in tree.blobs.values()]
+        batch = self._workers.do(partial(self._blob, job) for job in jobs)
         try:
-            _first_failure(jobs)
+            batch.results()
         finally:
             stop.set()
-            for job in jobs:
-                job.cancel()
-            wait([job for job in jobs if not job.cancelled()])
+            batch.abandon()
 
     def _blob(self, job: _Job) -> None:
         """One blob; if another image is just copying it, its end is awaited and the blob then found."""
@@ -220,10 +226,10 @@ class Transfer:
         """Copy what is missing and commit; wrong bytes begin anew from elsewhere, as long as there is an elsewhere."""
 
         def take(piece: Buffer) -> None:
-            self._stop_if_cancelled(job.stop)
             upload.write(piece)
             job.counted.add(len(piece))
             self._observer.advanced(job.descriptor, len(piece))
+            self._stop_if_cancelled(job.stop)  # after it: what came is kept for the next time
 
         while True:
             try:
@@ -290,29 +296,16 @@ class _Counter:
             self.bytes += count
 
 
-def _first_failure(jobs: Sequence[Future[None]]) -> None:
-    """Wait for all, or raise the first failure; in slices, so that Ctrl-C is heard."""
-    pending: set[Future[None]] = set(jobs)
-    while pending:
-        done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-        for job in done:
-            job.result()
-
-
 def each(items: Sequence[T], work: Callable[[T], R], *, at_once: int, stop: Callable[[], object]) -> list[R]:
-    """`work` of each item, so many at once, results in the order of the items; in slices, so that Ctrl-C is heard.
+    """`work` of each item, so many at once; the results in the order of the items.
 
-    `stop` tells those under way to end, before they are waited for, if this one is interrupted or one of them fails.
+    `stop` tells those under way to end if one of them fails or this one is interrupted; nobody waits for them then.
     """
-    with ThreadPoolExecutor(max_workers=max(1, min(at_once, len(items))), thread_name_prefix="image") as pool:
-        jobs = [pool.submit(work, item) for item in items]
-        try:
-            pending: set[Future[R]] = set(jobs)
-            while pending:
-                _, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-            return [job.result() for job in jobs]
-        except BaseException:
-            stop()
-            for job in jobs:
-                job.cancel()
-            raise
+    crew = Crew(max(1, min(at_once, len(items))), "image")
+    try:
+        return crew.do(partial(work, item) for item in items).results()
+    except BaseException:
+        stop()
+        raise
+    finally:
+        crew.close(FAREWELL_SECONDS)

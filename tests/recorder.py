@@ -145,6 +145,7 @@ class _Server6(_Server):
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 20
+    disable_nagle_algorithm = True  # or head and body, written apart, wait 40 ms for each other
     server: _Server
 
     def setup(self) -> None:
@@ -205,7 +206,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         length = int(self.headers.get("Content-Length") or 0)
         form = self.rfile.read(length) if length else b""
-        self.note = self.script.record.add(_noted(self.script.key, self.command, url, self.headers))
+        self.note = self.script.record.add(_noted(self.script.key, self.command, url, dict(self.headers)))
         if url.path == "/token":
             self._token(url.query, form)
             return
@@ -251,7 +252,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "GET":
             return not wanted or bool(token.get("anonymous")) or self.note.get("basic") == wanted
         if given.get("grant_type") == ["password"] and wanted:
-            return f"{given['username'][0]}:{given['password'][0]}" == wanted
+            return bool(f"{given['username'][0]}:{given['password'][0]}" == wanted)
         if given.get("grant_type") == ["refresh_token"]:
             return bool(given["refresh_token"][0] == token.get("refresh_token"))
         return True

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pierhead import credentials
+from pierhead import credential_helper, credentials
 from pierhead.auth import BadCredential, Credential, Lookup
-from pierhead.credentials import CredentialSources, chain, flag_credential, run_helper
+from pierhead.credential_helper import run_helper
+from pierhead.credentials import CredentialSources, chain, flag_credential
 from pierhead.errors import PierheadError, Span, UsageError
 from pierhead.redact import Secret
 
@@ -398,7 +399,7 @@ def test_a_helper_that_fails_does_not_get_its_words_shown(machine: Machine) -> N
 
 def test_an_endless_answer_is_cut(machine: Machine) -> None:
     path = machine.helper("endless", "exec cat /dev/zero")
-    with pytest.raises(BadCredential, match=f"more than {credentials.HELPER_ANSWER_LIMIT_BYTES} bytes"):
+    with pytest.raises(BadCredential, match=f"more than {credential_helper.HELPER_ANSWER_LIMIT_BYTES} bytes"):
         run_helper(str(path), "reg.example", machine.environment)
 
 

@@ -9,17 +9,15 @@ Follows containerd v2.3.4, core/remotes/docker/resolver.go.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from typing import Final, Literal
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from pierhead.auth import Authorizer, Lookup, Send, Steps, Wait
 from pierhead.errors import ExitCode, PierheadError
-from pierhead.redact import safe_url
+from pierhead.redact import MASK, safe_url, without_userinfo
 from pierhead.routing import Route
 from pierhead.transport import Cause, Options, Timeouts, TransportError
 from pierhead.wire import Request, Response, parse_challenges
@@ -29,6 +27,8 @@ ATTEMPTS: Final = 5  # As containerd: resolver.go maxAttempts, for one host and 
 RETRY_AFTER_CAP_SECONDS: Final = 30.0
 BACK_OFF_SECONDS: Final = 0.25
 BACK_OFF_CAP_SECONDS: Final = 8.0
+SLOW_REST_SECONDS: Final = 60.0  # how long a host that did not answer in time is left alone
+SHORTEST_MASKED_CHARS: Final = 4  # a shorter secret would mask half of the sentence, and is none
 FOREVER: Final = float("inf")
 
 # What a later object of the same pull would meet again.
@@ -98,10 +98,22 @@ class GivenUp(PierheadError):
 
 
 @dataclass(slots=True)
+class Hosts:
+    """What is known of hosts, whoever's image they are asked for, by origin: who is down, who has served us.
+
+    `plain`: by authority, who was found to speak no TLS.
+    """
+
+    given_up: dict[str, tuple[float, GivenUp]] = field(default_factory=dict)
+    served: set[str] = field(default_factory=set)
+    plain: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class Memory:
     """What is remembered between the questions of one pull; safe for several threads.
 
-    `clock` gives seconds that only grow.
+    `clock` gives seconds that only grow; `hosts` may be shared by the pulls of one command.
     """
 
     lookup: Lookup
@@ -109,17 +121,15 @@ class Memory:
     timeouts: Timeouts = Timeouts()
     user_agent: str = "pierhead"
     clock: Callable[[], float] = field(default=lambda: 0.0)
+    hosts: Hosts = field(default_factory=Hosts)
     _authorizers: dict[int, Authorizer] = field(default_factory=dict, repr=False)
-    _given_up: dict[str, tuple[float, GivenUp]] = field(default_factory=dict, repr=False)
-    _plain: set[str] = field(default_factory=set, repr=False)
-    _served: set[str] = field(default_factory=set, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def new_phase(self) -> None:
         """Between resolving and fetching: containerd makes its hosts anew there, tokens and fallbacks included."""
         if not self.profile.keeps_tokens:
             self._authorizers.clear()
-            self._plain.clear()
+            self.hosts.plain.clear()
 
     def options(self, route: Route) -> Options:
         return Options(route.tls, self.timeouts)
@@ -129,61 +139,87 @@ class Memory:
         with self._lock:
             if route.order not in self._authorizers:
                 self._authorizers[route.order] = Authorizer(
-                    self.lookup if route.kind != "foreign" else lambda host: None,
+                    self.lookup if route.kind != "foreign" else lambda _: None,
                     self.options(route),
                     clock=self.clock,
                     repeats_refused=self.profile.repeats_refused,
                 )
             return self._authorizers[route.order]
 
-    def check(self, route: Route, *, last_route: bool) -> None:
-        """Raise `GivenUp` if the route is known not to answer now."""
-        until, reason = self._given_up.get(route.origin, (0.0, None))
+    def check(self, origin: str, *, last_route: bool) -> None:
+        """Raise `GivenUp` if this host is known not to answer now."""
+        until, reason = self.hosts.given_up.get(origin, (0.0, None))
         if reason is None or (until != FOREVER and (last_route or self.clock() >= until)):
             return
-        raise reason
+        raise reason.with_traceback(None)
 
-    def give_up(self, route: Route, reason: GivenUp, *, until: float) -> None:
-        """Do not ask the route before `until` (on the clock), or in this pull at all."""
-        if self.profile.remembers_dead:
-            self._given_up[route.origin] = (until, reason)
+    def give_up(self, origin: str, reason: GivenUp, *, until: float) -> None:
+        """Do not ask this host before `until` (on the clock), or in this pull at all."""
+        if self.profile.remembers_dead and origin:
+            self.hosts.given_up[origin] = (until, reason)
+
+    def masked(self, text: str) -> str:
+        """`text`, which somebody else may have written, without the secrets that he knows from us."""
+        with self._lock:
+            authorizers = tuple(self._authorizers.values())
+        secrets = {secret for authorizer in authorizers for secret in authorizer.secrets()}
+        forms = secrets | {quote(secret, safe="", errors="replace") for secret in secrets}
+        for secret in sorted(forms, key=len, reverse=True):
+            if len(secret) >= SHORTEST_MASKED_CHARS:
+                text = text.replace(secret, MASK)
+        return text
 
 
 # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _exchange(memory: Memory, route: Route, request: Request) -> Steps[tuple[Response, Request, str | None]]:
+def _exchange(tries: _Tries, request: Request) -> Steps[tuple[Response, Request, str | None]]:
     """One request with its redirects: the last answer, the request it answers, and the Authorization that it bore.
 
     Authorization is decided for each hop anew, by the host of that hop; nothing else that is secret is carried over.
     """
+    memory, route = tries.memory, tries.route
     authorizer = memory.authorizer(route)
     for _ in range(REDIRECT_LIMIT):
+        origin = _origin(request)
+        tries.dialled = ""  # a token server that is down says nothing about this host
+        memory.check(origin, last_route=tries.last_route)
         authorization = yield from authorizer.header(request.authority, (route.scope,))
+        tries.dialled = origin
         sent = request
         if authorization is not None:
             sent = replace(request, headers=request.headers.plus(("Authorization", authorization)))
         response = yield from _send(memory, route, sent)
+        memory.hosts.served.add(origin)
         location = response.headers.get("location")
         if response.status not in {301, 302, 303, 307, 308} or not location:
             return response, request, authorization
         response.body.close()
-        request = replace(request, url=_redirected(request.url, location))
+        tries.dialled = ""
+        request = replace(request, url=_redirected(request.url, location, authorization))
     raise TransportError(Cause.PROTOCOL, url=request.url, detail=f"stopped after {REDIRECT_LIMIT} redirects")
 
 
-def _redirected(url: str, location: str) -> str:
+def _redirected(url: str, location: str, sent: str | None) -> str:
+    if sent is not None and sent.split(" ")[-1] in unquote(location):
+        # It would be told to somebody else, and stand in his log.
+        raise TransportError(Cause.BAD_URL, url=url, detail="redirected to a URL that holds our own authorization")
     try:
-        target = urljoin(url, location)
+        target, written = urljoin(url, location), urlsplit(location)
         parts = urlsplit(target)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and location.isprintable()
+        usable = usable and (bool(written.netloc) or not written.scheme)  # urljoin takes `https:///x` for `/x`
     except ValueError:
         usable = False
     if not usable:
         raise TransportError(
             Cause.BAD_URL, url=url, detail=f"redirected to an unusable place: {safe_url(location)[:200]!r}"
         )
-    return target.partition("#")[0]
+    return without_userinfo(target.partition("#")[0])
+
+
+def _origin(request: Request) -> str:
+    return f"{request.url.partition('://')[0]}://{request.authority}"
 
 
 def _send(memory: Memory, route: Route, request: Request) -> Steps[Response]:
@@ -194,11 +230,11 @@ def _send(memory: Memory, route: Route, request: Request) -> Steps[Response]:
     options = memory.options(route)
     request = replace(request, headers=request.headers.plus(("User-Agent", memory.user_agent)))
     falls_back = route.http_fallback and request.url.startswith("https://")
-    if falls_back and request.authority in memory._plain:
+    if falls_back and request.authority in memory.hosts.plain:
         request, falls_back = _plainly(request), False
     answer = yield Send(request, options)
     if falls_back and isinstance(answer, TransportError) and _no_tls(answer, request.authority):
-        memory._plain.add(request.authority)
+        memory.hosts.plain.add(request.authority)
         answer = yield Send(_plainly(request), options)
     if isinstance(answer, TransportError):
         raise answer
@@ -225,6 +261,7 @@ class _Tries:
     route: Route
     last_route: bool
     count: int = 0
+    dialled: str = ""  # the origin that was asked last
     previous: tuple[str, str, int] = ("", "", 0)  # method, URL and status of the answer before
 
     def exhausted(self) -> bool:
@@ -237,44 +274,60 @@ def ask(memory: Memory, route: Route, request: Request, *, last_route: bool) -> 
     Raises `TransportError`, `AuthorizationFailed`, `BadCredential`, `GivenUp`.
     As containerd: resolver.go doWithRetries.
     """
-    memory.check(route, last_route=last_route)
     tries = _Tries(memory, route, last_route)
     while True:
         tries.count += 1
         try:
-            response, asked, authorization = yield from _exchange(memory, route, request)
+            response, asked, authorization = yield from _exchange(tries, request)
         except TransportError as error:
             if tries.exhausted() or not _worth_repeating(tries, error):
-                if error.cause in _DEAD:
-                    memory.give_up(route, GivenUp(error), until=FOREVER)
+                _remember(tries, error)
                 raise
             yield from _pause(tries, 0.05 if not memory.profile.waits else _back_off(tries.count))
             continue
-        memory._served.add(route.origin)
         try:
-            again = yield from _again(tries, response, asked, authorization)
+            again = None if tries.exhausted() else _again(tries, response, asked, authorization)
         except PierheadError:
             response.body.close()
             raise
-        if again is None or tries.exhausted():
+        if again is None:
             return response
-        response.body.close()
-        if again == "GET":
-            request = replace(request, method="GET")
+        response.body.close()  # before any waiting: somebody else may want the connection
+        yield from _pause(tries, again.pause_seconds)
+        request = replace(request, method=again.method)
+
+
+def _remember(tries: _Tries, error: TransportError) -> None:
+    """A host that is down is not dialled again; one that is slow is left alone for a while, if there are others."""
+    memory = tries.memory
+    if error.cause in _DEAD:
+        memory.give_up(tries.dialled, GivenUp(error), until=FOREVER)
+    elif error.cause is Cause.FIRST_BYTE_TIMEOUT:
+        memory.give_up(tries.dialled, GivenUp(error), until=memory.clock() + SLOW_REST_SECONDS)
 
 
 def _worth_repeating(tries: _Tries, error: TransportError) -> bool:
     """As containerd: only on the last host, and only what may be gone the next moment."""
     if not tries.last_route:
         return False
+    if not tries.memory.profile.waits:
+        return error.cause in _TRANSIENT
+    if not tries.dialled:  # ours: of a token server that does not answer in time, the failure is kept
+        return error.cause in _TRANSIENT - {Cause.FIRST_BYTE_TIMEOUT}
     # Ours: a registry that served us a moment ago and now refuses is being restarted.
-    restarting = error.cause is Cause.REFUSED and tries.route.origin in tries.memory._served
-    return error.cause in _TRANSIENT or (restarting and tries.memory.profile.waits)
+    restarting = error.cause is Cause.REFUSED and tries.dialled in tries.memory.hosts.served
+    return error.cause in _TRANSIENT or restarting
 
 
-def _again(
-    tries: _Tries, response: Response, asked: Request, authorization: str | None
-) -> Steps[Literal["same", "GET"] | None]:
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """The request is worth repeating, by this method and after a pause."""
+
+    method: str
+    pause_seconds: float = 0.0
+
+
+def _again(tries: _Tries, response: Response, asked: Request, authorization: str | None) -> _Again | None:
     """Whether, and how, the request is repeated after this answer. As containerd: resolver.go retryRequest."""
     status, previous = response.status, tries.previous
     tries.previous = (asked.method, asked.url, status)
@@ -283,36 +336,36 @@ def _again(
         challenges = parse_challenges(response.headers)
         authorizer = tries.memory.authorizer(tries.route)
         retry = authorizer.challenged(asked.authority, challenges, sent=authorization, repeated=repeated)
-        return "same" if retry else None
+        return _Again(asked.method) if retry else None
     if status == 405 and asked.method == "HEAD" and "/manifests/" in asked.url:
-        return "GET"
+        return _Again("GET")
     if status in {408, 429}:
-        return (yield from _rate_limited(tries, response))
+        return _rate_limited(tries, response, asked.method)
     if status in {500, 503, 504} and tries.last_route and previous[2] != status:
-        yield from _pause(tries, _retry_after(response) or _back_off(tries.count))
-        return "same"
+        return _Again(asked.method, _retry_after(response) or _back_off(tries.count))
     return None
 
 
-def _rate_limited(tries: _Tries, response: Response) -> Steps[Literal["same"] | None]:
+def _rate_limited(tries: _Tries, response: Response, method: str) -> _Again | None:
     """containerd repeats 408 and 429 at once. We wait for as long as we are told, and rather ask the next route."""
     if not tries.memory.profile.waits:
-        return "same"
+        return _Again(method)
     seconds = _retry_after(response) or _back_off(tries.count)
     if not tries.last_route:
         reason = GivenUp(f"it said {response.status}, try again in {seconds:.0f} s", status=response.status)
-        tries.memory.give_up(tries.route, reason, until=tries.memory.clock() + seconds)
+        tries.memory.give_up(tries.dialled, reason, until=tries.memory.clock() + seconds)
         return None
-    yield from _pause(tries, seconds)
-    return "same"
+    return _Again(method, seconds)
 
 
 def _pause(tries: _Tries, seconds: float) -> Steps[None]:
-    if tries.memory.profile.waits or seconds < 0.1:
+    if seconds and (tries.memory.profile.waits or seconds < 0.1):
         yield Wait(seconds)
 
 
 def _back_off(count: int) -> float:
+    import random
+
     ceiling = min(BACK_OFF_CAP_SECONDS, BACK_OFF_SECONDS * 2.0 ** (count - 1))
     return ceiling * (0.5 + random.random() / 2)  # noqa: S311 — jitter, not a secret
 
@@ -322,6 +375,10 @@ def _retry_after(response: Response) -> float | None:
     text = response.headers.get("retry-after").strip()
     if text.isascii() and text.isdigit():
         return min(float(text[:9]), RETRY_AFTER_CAP_SECONDS)
+    if not text:
+        return None
+    from email.utils import parsedate_to_datetime
+
     try:
         wait = parsedate_to_datetime(text).timestamp() - parsedate_to_datetime(response.headers.get("date")).timestamp()
     except (ValueError, TypeError, OverflowError):

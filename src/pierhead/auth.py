@@ -11,24 +11,29 @@ specification.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 from pierhead.body import BodyTooLarge, BytesBlob, read_all
-from pierhead.config.registries import Config
 from pierhead.errors import ExitCode, PierheadError, Span
 from pierhead.redact import Secret, safe_url
-from pierhead.transport import Options, TransportError
-from pierhead.wire import Challenge, Headers, Request, Response, status_text
+from pierhead.transport import Cause, Options, TransportError
+from pierhead.wire import Challenge, Headers, Request, Response, one_line, status_text
+
+if TYPE_CHECKING:
+    from pierhead.config.registries import Config
 
 TOKEN_ANSWER_LIMIT_BYTES: Final = 1024 * 1024
-TOKEN_MINIMUM_SECONDS: Final = 0.0
+TOKEN_LONGEST_SECONDS: Final = 365 * 24 * 3600.0
+# What may be gone the next moment: a token server that failed so is asked again for the next object.
+_FLEETING: Final = frozenset({Cause.CLOSED, Cause.CUT})
+# base64.StdEncoding. (Python's own reading of wrong padding differs between its versions.)
+_BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 CLIENT_ID: Final = "containerd-client"  # As containerd: a few registries tell clients apart by it.
 
 Source = Literal["configs", "docker", "podman", "helper", "flag"]
@@ -94,8 +99,15 @@ class Credential:
     @property
     def basic(self) -> str:
         """The value of a Basic Authorization header. A secret."""
-        text = f"{self.username}:{self.secret.reveal()}".encode("utf-8", "surrogatepass")
-        return "Basic " + base64.b64encode(text).decode()
+        return "Basic " + base64.b64encode(_as_sent(f"{self.username}:{self.secret.reveal()}")).decode()
+
+
+def _as_sent(text: str) -> bytes:
+    """The bytes of a name or password: those that were no UTF-8 come out as they went in, lone surrogates as in Go."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return re.sub("[\ud800-\udfff]", "\ufffd", text).encode()
 
 
 Lookup = Callable[[str], Credential | None]
@@ -121,14 +133,12 @@ def decode_auth(text: Secret) -> tuple[str, Secret]:
     line breaks skipped) and trailing NULs taken off the password.
     """
     packed = re.sub(r"[\r\n]", "", text.reveal())
-    try:
-        decoded = base64.b64decode(packed.encode("ascii", "strict"), validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
+    if not _BASE64.fullmatch(packed):
         raise BadCredential(
             "`auth` is not base64",
             hint="it is base64 of user:password; for a token use `identity_token`, or username and password",
-        ) from error
-    user, colon, password = decoded.decode("utf-8", "surrogateescape").partition(":")
+        )
+    user, colon, password = base64.b64decode(packed).decode("utf-8", "surrogateescape").partition(":")
     if not colon:
         raise BadCredential(
             "`auth` is base64, but not of user:password", hint="printf '%s' 'user:password' | base64 -w0 makes one"
@@ -175,6 +185,7 @@ class Token:
 class _Handler:
     """How one host is answered: Basic with a credential, or Bearer from a realm with tokens kept by scope."""
 
+    host: str
     scheme: Literal["basic", "bearer"]
     credential: Credential | None
     realm: str = ""
@@ -182,6 +193,12 @@ class _Handler:
     scopes: tuple[str, ...] = ()
     tokens: dict[str, Token] = field(default_factory=dict, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def forget(self, sent: str) -> None:
+        """Drop the token that stood in this Authorization value."""
+        for key, token in list(self.tokens.items()):
+            if token.failure is None and sent == f"Bearer {token.secret.reveal()}":
+                self.tokens.pop(key, None)
 
 
 class Authorizer:
@@ -199,6 +216,7 @@ class Authorizer:
         self._clock = clock
         self._repeats_refused = repeats_refused
         self._handlers: dict[str, _Handler] = {}
+        self._told: set[Secret] = set()
         self._lock = threading.Lock()
 
     def header(self, host: str, scopes: Sequence[str]) -> Steps[str | None]:
@@ -216,7 +234,7 @@ class Authorizer:
             return handler.credential.basic
         token = yield from self._token(handler, tuple(sorted({*scopes, *handler.scopes})))
         if token.failure is not None:
-            raise token.failure
+            raise token.failure.with_traceback(None)
         return f"Bearer {token.secret.reveal()}"
 
     def challenged(self, host: str, challenges: Sequence[Challenge], *, sent: str | None, repeated: bool) -> bool:
@@ -235,26 +253,33 @@ class Authorizer:
                     return self._basic(host, challenge, sent=sent)
         return False
 
+    def secrets(self) -> set[str]:
+        """Everything secret that any host may have got to know from us, or we from a token server."""
+        return {secret.reveal() for secret in set(self._told)}
+
     def _bearer(self, host: str, challenge: Challenge, *, sent: str | None, repeated: bool) -> bool:
         refusal = challenge.parameters.get("error", "")
         known = self._handlers.get(host)
         if refusal and repeated:
             self._handlers.pop(host, None)
             raise AuthorizationFailed(
-                f"{host} refuses our token: {refusal[:64]}", hint=_credential_hint(host, known.credential if known else None)
+                f"{host} refuses our token: {one_line(refusal, 64)}",
+                hint=_credential_hint(host, known.credential if known else None),
             )
         if known is not None and not refusal:
             if self._repeats_refused or sent is None:
                 return True
-            # Ours: a token may have run out between two requests, so it is renewed once; not again and again.
-            known.tokens.clear()
+            # Ours: a token may have run out between two requests, so it is renewed once; not again and again. Another
+            # thread may have renewed it already.
+            known.forget(sent)
             return not repeated
         realm = challenge.parameters.get("realm", "")
         if not re.match(r"(?i)https?://[^/]", realm):
             raise AuthorizationFailed(f"{host} names no usable token server (realm {safe_url(realm)[:200]!r})")
         self._handlers[host] = _Handler(
+            host,
             "bearer",
-            self._lookup(host),
+            self._remembered(self._lookup(host)),
             realm,
             challenge.parameters.get("service", ""),
             tuple(scope for scope in challenge.parameters.get("scope", "").split(" ") if scope),
@@ -265,12 +290,12 @@ class Authorizer:
         credential = self._lookup(host)
         if credential is None or not credential.username or not credential.secret:
             raise AuthorizationFailed(
-                f"{host} wants a user name and password ({challenge}), and there is none for it",
+                f"{host} wants a user name and password ({challenge.shown}), and there is none for it",
                 hint=_credential_hint(host, credential),
             )
         if sent == credential.basic and not self._repeats_refused:
             return False
-        self._handlers[host] = _Handler("basic", credential)
+        self._handlers[host] = _Handler(host, "basic", self._remembered(credential))
         return True
 
     def _token(self, handler: _Handler, scopes: tuple[str, ...]) -> Steps[Token]:
@@ -282,9 +307,18 @@ class Authorizer:
             try:
                 token = yield from _fetch(handler, scopes, self._options, self._clock)
             except (AuthorizationFailed, TransportError) as error:
+                if isinstance(error, TransportError) and error.cause in _FLEETING and not self._repeats_refused:
+                    raise  # ours: the next object may ask again
                 token = Token(failure=error)
+            if token.secret:
+                self._told.add(token.secret)
             handler.tokens[key] = token
             return token
+
+    def _remembered(self, credential: Credential | None) -> Credential | None:
+        if credential is not None and credential.secret:
+            self._told |= {credential.secret, Secret(credential.basic.removeprefix("Basic "))}
+        return credential
 
 
 def _credential_hint(host: str, credential: Credential | None) -> str:
@@ -324,11 +358,13 @@ def _post(handler: _Handler, credential: Credential, scopes: tuple[str, ...]) ->
     else:
         form += [("grant_type", "refresh_token"), ("refresh_token", credential.secret.reveal())]
     headers = Headers([("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")])
-    return Request("POST", handler.realm, headers, BytesBlob(urlencode(form, errors="surrogatepass").encode()))
+    return Request(
+        "POST", handler.realm, headers, BytesBlob(urlencode([(name, _as_sent(text)) for name, text in form]).encode())
+    )
 
 
 def _get(handler: _Handler, credential: Credential | None, scopes: tuple[str, ...]) -> Request:
-    realm, _, query = handler.realm.partition("?")
+    realm, _, query = handler.realm.partition("#")[0].partition("?")
     parameters = parse_qsl(query, True)
     if handler.service:
         parameters.append(("service", handler.service))
@@ -344,15 +380,23 @@ def _read(answer: Response, handler: _Handler, clock: Callable[[], float], *, na
     if not 200 <= answer.status < 400:
         raise AuthorizationFailed(
             f"the token server {server} answers {status_text(answer.status)}",
-            hint=_credential_hint(server, handler.credential) if answer.status in {401, 403} else "",
+            hint=_credential_hint(handler.host, handler.credential) if answer.status in {401, 403} else "",
         )
-    try:
-        value = json.loads(read_all(answer.body, TOKEN_ANSWER_LIMIT_BYTES))
-        token = next((value[name] for name in names if isinstance(value.get(name), str) and value[name]), "")
-        seconds = value.get("expires_in")
-    except (ValueError, AttributeError, RecursionError, BodyTooLarge) as error:
-        raise AuthorizationFailed(f"the token server {server} answers something that is not a token") from error
+    value = _json_object(answer)
+    if value is None:  # outside of any handler: such an error would hold the answer, and with it a token
+        raise AuthorizationFailed(f"the token server {server} answers something that is not a token")
+    token = next((value[name] for name in names if isinstance(value.get(name), str) and value[name]), "")
     if not token or not token.isprintable():
         raise AuthorizationFailed(f"the answer of the token server {server} has no {names[0]}")
-    lasting = isinstance(seconds, (int, float)) and seconds > TOKEN_MINIMUM_SECONDS
-    return Token(Secret(token), clock() + float(seconds) if lasting else None)
+    seconds = value.get("expires_in")
+    if not isinstance(seconds, (int, float)) or not seconds > 0:
+        return Token(Secret(token))
+    return Token(Secret(token), clock() + min(seconds, TOKEN_LONGEST_SECONDS))
+
+
+def _json_object(answer: Response) -> dict[str, Any] | None:
+    try:
+        value = json.loads(read_all(answer.body, TOKEN_ANSWER_LIMIT_BYTES))
+    except (ValueError, RecursionError, BodyTooLarge):
+        return None
+    return value if isinstance(value, dict) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from pierhead.ask import Memory
@@ -21,10 +21,11 @@ from pierhead.reference import Digest, Reference
 from pierhead.routing import Plan, Route
 from pierhead.store import ContentMismatch
 from pierhead.transport import Cause, Transport, TransportError
-from pierhead.walk import AllRoutesFailed, Attempt, Opened, Resolved, open_content, resolve
+from pierhead.walk import AllRoutesFailed, Attempt, Opened, Resolved, content_routes, open_content, resolve
 
 NO_PROGRESS_LIMIT: Final = 3  # As containerd: httpreadseeker.go maxRetry.
-# A body that broke off: what came is good, the rest is worth asking for.
+_WRONG: Final = "the bytes are not what their descriptor says"
+# A body that broke off: what came is good, the rest is worth asking for. (For us: after whatever error.)
 _BROKEN_OFF: Final = frozenset({Cause.CUT, Cause.CLOSED, Cause.STALLED})
 
 T = TypeVar("T")
@@ -58,7 +59,7 @@ def carry_out(steps: Steps[T], transport: Transport, wait: Callable[[float], obj
 class _Trust:
     """Which routes may still give a piece of content, and which gave bytes of it since it was last begun."""
 
-    gave: set[int] = field(default_factory=set)
+    gave: dict[int, Attempt] = field(default_factory=dict)  # by the order of the route
     resumed: bool = False  # its beginning came from an earlier run
     excluded: set[int] = field(default_factory=set)
     whole: bool = False  # mixed bytes were wrong once: from now on all of it from one route
@@ -112,31 +113,36 @@ class Remote:
             return False
         with self._lock:
             trust = self._trust.setdefault(descriptor.digest, _Trust())
+            if trust.whole and not trust.gave:
+                return False  # no route was asked, and still it is wrong: the descriptor is
             if len(trust.gave) == 1 and not trust.resumed:
-                trust.excluded |= trust.gave
+                trust.excluded |= set(trust.gave)
             else:
                 trust.whole = True
-            trust.gave, trust.resumed = set(), False
-            return bool(self._routes(trust))
+            given = [attempt for attempt in trust.gave.values() if attempt.outcome == "ok"]
+            self.attempts += [replace(attempt, outcome="content", cause=_WRONG) for attempt in given]
+            trust.gave, trust.resumed = {}, False
+            return bool(self._routes(descriptor, trust))
 
     def _do(self, steps: Steps[T]) -> T:
         return carry_out(steps, self._transport, self._wait)
 
-    def _routes(self, trust: _Trust) -> list[Route]:
-        return [route for route in self.plan.routes if route.order not in trust.excluded]
+    def _routes(self, descriptor: Descriptor, trust: _Trust) -> list[Route]:
+        routes = content_routes(self.plan.routes, descriptor)
+        return [route for route in routes if route.order not in trust.excluded]
 
     def _open(self, descriptor: Descriptor, offset: int, *, after: Route | None) -> tuple[Opened, _Trust]:
         """An answer that gives the content from `offset` on; the route `after` which is asked last."""
         with self._lock:
             trust = self._trust.setdefault(descriptor.digest, _Trust())
             trust.resumed |= bool(offset) and not trust.gave
-            routes = self._routes(trust)
+            routes = self._routes(descriptor, trust)
         if trust.whole:
             routes = routes[:1]
         elif after is not None:
             routes.sort(key=lambda route: route.order == after.order)
         opened = self._do(open_content(self._memory, routes, descriptor, self.attempts.append, offset=offset))
-        trust.gave.add(opened.route.order)
+        trust.gave[opened.attempt.route.order] = opened.attempt
         return opened, trust
 
 
@@ -167,16 +173,17 @@ class RemoteBlob:
             before = progress.position
             opened, trust = self._open(progress, after=broken)
             progress.skip_bytes = opened.skip_bytes
-            error = _copy(opened, progress)
+            error = self._copy(opened, progress)
             if error is None and progress.position >= progress.size_bytes:
                 break
             if error is None and self.remote._memory.profile.bad_content_fails:
                 raise ContentMismatch(_short(self.descriptor, progress.position))
-            broken = None if self.remote._memory.profile.bad_content_fails else opened.route
+            broken = None if self.remote._memory.profile.bad_content_fails else opened.attempt.route
             without_progress = 0 if progress.position > before else without_progress + 1
-            if without_progress > NO_PROGRESS_LIMIT:
-                raise error or ContentMismatch(_short(self.descriptor, progress.position))
-            if trust.whole and error is None:
+            given_up = without_progress > NO_PROGRESS_LIMIT
+            if given_up and error is not None and not trust.whole:
+                raise error
+            if given_up or (trust.whole and error is None):
                 raise ContentMismatch(_short(self.descriptor, progress.position))
         return progress.position - self.start - offset
 
@@ -188,9 +195,22 @@ class RemoteBlob:
             if not trust.whole:
                 raise
             # One route at a time by now: this one is out of the question too, and the content begins anew.
-            trust.gave = {route.order for route in self.remote._routes(trust)[:1]}
+            trust.gave = {attempt.route.order: attempt for attempt in error.attempts}
             trust.resumed = False
             raise ContentMismatch(error.message, hint=error.hint) from error
+
+    def _copy(self, opened: Opened, progress: _Progress) -> TransportError | None:
+        """Copy one answer; the error that it broke off with, if its rest may be had elsewhere."""
+        with opened.response as response:
+            try:
+                response.body.copy_to(progress.take)
+            except TransportError as error:
+                told = replace(opened.attempt, outcome="error", cause=error.message, hint=error.hint)
+                self.remote.attempts.append(told)
+                if self.remote._memory.profile.bad_content_fails and error.cause not in _BROKEN_OFF:
+                    raise
+                return error
+        return None
 
 
 @dataclass(slots=True)
@@ -212,18 +232,6 @@ class _Progress:
         if piece:
             self.write(piece)
             self.position += len(piece)
-
-
-def _copy(opened: Opened, progress: _Progress) -> TransportError | None:
-    """Copy one answer; the error that it broke off with, if its rest may be had elsewhere."""
-    with opened.response as response:
-        try:
-            response.body.copy_to(progress.take)
-        except TransportError as error:
-            if error.cause not in _BROKEN_OFF:
-                raise
-            return error
-    return None
 
 
 def _short(descriptor: Descriptor, position: int) -> str:

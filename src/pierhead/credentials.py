@@ -8,36 +8,26 @@ first; last docker's helper for everything (`credsStore`).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import selectors
-import shutil
-import signal
 import stat
-import subprocess
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from pierhead.auth import BadCredential, Credential, Lookup, Source, decode_auth
-from pierhead.body import COPY_CHUNK_BYTES, BodyTooLarge
 from pierhead.errors import Problem, Span, UsageError
 from pierhead.redact import Secret
 
 FILE_LIMIT_BYTES: Final = 1024 * 1024
-HELPER_TIMEOUT_SECONDS: Final = 30.0
-HELPER_ANSWER_LIMIT_BYTES: Final = 1024 * 1024
 RUN_FOLDER: Final = Path("/run")  # of podman, where a session has no XDG_RUNTIME_DIR (as for root under sudo)
 
 HUB_NAMES: Final = ("docker.io", "index.docker.io", "registry-1.docker.io")
 HUB_SERVERS: Final = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
 IDENTITY_TOKEN_USER: Final = "<token>"  # noqa: S105  docker/cli: cli/config/credentials/native_store.go
-NOT_FOUND: Final = b"credentials not found in native keychain"  # docker-credential-helpers: credentials/error.go
 
 _SERVER_KEY = re.compile(r"(?:https?://)?(?P<host>[^/]+)(?:/(?:v[12]/?)?)?")
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -145,9 +135,13 @@ class CredentialSources:
     def _installed(self, program: str) -> str | None:
         if not _HELPER_NAME.fullmatch(program):
             return None
+        import shutil
+
         return shutil.which(program, path=self._environment.get("PATH", os.defpath))
 
     def _ask_helper(self, program: str, names: tuple[str, ...], span: Span) -> Credential | None:
+        from pierhead.credential_helper import run_helper
+
         path = self._installed(program)
         assert path is not None
         for server in HUB_SERVERS if names == HUB_NAMES else (names[0], f"https://{names[0]}"):
@@ -368,85 +362,3 @@ def _answer_credential(answer: bytes | None, server: str, program: str, span: Sp
     if not secret:
         return None
     return _credential(username, Secret(secret), source="helper", key=server, span=span)
-
-
-def run_helper(
-    path: str, server: str, environment: Mapping[str, str], *, timeout_seconds: float = HELPER_TIMEOUT_SECONDS
-) -> bytes | None:
-    """What a credential helper answers to `get` for a server; None if it knows none.
-
-    Raises `BadCredential`. What the helper says is never shown, as it may hold a secret.
-    """
-    name = Path(path).name
-    try:
-        status, answer = _converse(path, server, environment, time.monotonic() + timeout_seconds)
-    except (TimeoutError, subprocess.TimeoutExpired):
-        raise BadCredential(
-            f"{name} did not answer for {server} in {timeout_seconds:g} s",
-            hint=f"see whether `{name} list` answers; a locked keychain may be waiting for its owner",
-        ) from None
-    except BodyTooLarge as error:
-        raise BadCredential(f"{name} answers more than {error.limit_bytes} bytes for {server}") from None
-    except OSError as error:
-        raise BadCredential(f"{name} cannot be run: {error.strerror}") from error
-    if status and NOT_FOUND in answer:
-        return None
-    if status:
-        raise BadCredential(f"{name} failed for {server} (exit status {status})", hint=f"see what `{name} list` says")
-    return answer
-
-
-def _converse(path: str, server: str, environment: Mapping[str, str], deadline: float) -> tuple[int, bytes]:
-    process = _start(path, environment)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        _tell(process.stdin, server)
-        answer = _read_until(process.stdout, deadline)
-        return process.wait(max(0.0, deadline - time.monotonic())), answer
-    finally:
-        _end(process)
-
-
-def _start(path: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """The helper, in a session of its own: when it must be killed, what it started goes with it."""
-    return subprocess.Popen(
-        [path, "get"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=dict(environment),
-        start_new_session=True,
-        bufsize=0,
-    )
-
-
-def _tell(stdin: IO[bytes], server: str) -> None:
-    """A name fits into the pipe's buffer; a helper that does not listen is judged by how it ends."""
-    os.set_blocking(stdin.fileno(), False)
-    with contextlib.suppress(BrokenPipeError), stdin:
-        stdin.write(server.encode())
-
-
-def _read_until(stdout: IO[bytes], deadline: float) -> bytes:
-    """Everything up to the end; raises `TimeoutError` and `BodyTooLarge`."""
-    answer = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(stdout, selectors.EVENT_READ)
-        while selector.select(max(0.0, deadline - time.monotonic())):
-            piece = os.read(stdout.fileno(), COPY_CHUNK_BYTES)
-            if not piece:
-                return bytes(answer)
-            answer += piece
-            if len(answer) > HELPER_ANSWER_LIMIT_BYTES:
-                raise BodyTooLarge(HELPER_ANSWER_LIMIT_BYTES)
-    raise TimeoutError
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
-    if process.returncode is None:  # not waited for, so the number of its group is still its own
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(HELPER_TIMEOUT_SECONDS)

@@ -79,7 +79,7 @@ class Pool:
 
     def keep(self, raw: bytes, digest: Digest) -> None:
         """Put a small blob, whose digest was computed from it, into the pool."""
-        if self.size(digest) == len(raw):
+        if self.size(digest) == len(raw) and self.path(digest).read_bytes() == raw:  # not one that was damaged since
             self.root.unsettle(self.path(digest).parent)
         else:
             self.root.replace(self.path(digest), raw)

@@ -6,11 +6,12 @@ The raw bytes of a manifest are the truth: what is parsed here is a view of them
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pierhead.errors import PierheadError
+from pierhead.errors import ExitCode, PierheadError
 from pierhead.reference import Digest
 
 # As containerd: core/remotes/docker/resolver.go MaxManifestSize = 4 * 1048 * 1048; a manifest of just this size passes.
@@ -41,6 +42,8 @@ class InvalidManifest(PierheadError):
 
 class NoMatchingPlatform(PierheadError):
     """An index has no image for a platform that was asked for."""
+
+    exit_code = ExitCode.NOT_FOUND  # As containerd: "no match for platform in manifest: not found".
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,8 @@ class Platform:
     @classmethod
     def here(cls) -> Platform:
         """The platform of this machine."""
-        import platform
-
-        return cls.of(platform.system(), platform.machine())
+        here = os.uname()
+        return cls.of(here.sysname, here.machine)
 
     def accepts(self, offered: Platform) -> int | None:
         """How good a match `offered` is for this machine, 0 the best; None if it does not run here.

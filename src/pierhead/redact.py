@@ -63,6 +63,11 @@ def _bytes(secret: Secret) -> bytes:
     return secret.reveal().encode("utf-8", "surrogatepass")
 
 
+def without_userinfo(url: str) -> str:
+    """`url` as it is requested: nobody's name and password go into a URL that we send or show."""
+    return _USERINFO.sub(lambda match: f"{match.group(1) or ''}//", url)
+
+
 def safe_url(url: str) -> str:
     """`url` without its userinfo and with the values of signing and token parameters masked."""
     masked = _USERINFO.sub(lambda match: f"{match.group(1) or ''}//{MASK}@", url)

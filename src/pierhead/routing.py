@@ -91,7 +91,7 @@ class Route:
         As resolver.go request and addNamespace: joined and cleaned as a path, so a rewrite may leave the API root, and
         a `?` in it begins a query.
         """
-        if self.fixed_url:
+        if self.kind == "foreign":
             return self.fixed_url
         target = path_join("/", self.path, self.repository, kind, reference)
         if self.namespace:
@@ -220,7 +220,8 @@ def is_proxy(host: str, registry: str) -> bool:
 def _endpoint(host: Host) -> str:
     if host.origin.endpoint:
         return host.origin.endpoint.shown
-    return f"{host.scheme}://{host.host}" if host.host else ""
+    scheme = "https" if host.tries_https_first else host.scheme
+    return f"{scheme}://{host.host}" if host.host else ""
 
 
 def _rule(host: Host, index: int) -> tuple[str, str, Rewrite | None]:

@@ -23,10 +23,11 @@ from pierhead.oci import (
     ImageManifest,
     Index,
     InvalidManifest,
+    Manifest,
     Platform,
     parse_manifest,
 )
-from pierhead.reference import Digest
+from pierhead.reference import Digest, InvalidDigest
 from pierhead.store import ContentMismatch, NotFound, Sink, Source, Upload
 
 # All manifests of one image are in memory at once. A real index has a few dozen, of some kilobytes each.
@@ -169,7 +170,7 @@ class Transfer:
             return
         self._stop_if_cancelled()
         raw = reading.raw(descriptor)
-        manifest = parse_manifest(raw, descriptor.media_type)
+        manifest = _parsed(raw, descriptor.media_type)
         known = Descriptor(manifest.media_type, descriptor.digest, descriptor.size_bytes)
         for child in manifest.references if isinstance(manifest, ImageManifest) else reading.chosen(manifest):
             if child.is_manifest and isinstance(manifest, Index):
@@ -294,6 +295,13 @@ class _Counter:
     def add(self, count: int) -> None:
         with self._lock:
             self.bytes += count
+
+
+def _parsed(raw: bytes, media_type: str) -> Manifest:
+    try:
+        return parse_manifest(raw, media_type)
+    except InvalidDigest as error:  # whose exit code says that the call was wrong
+        raise InvalidManifest(f"a manifest with a digest that is none: {error.message}") from error
 
 
 def each(items: Sequence[T], work: Callable[[T], R], *, at_once: int, stop: Callable[[], object]) -> list[R]:

@@ -8,7 +8,7 @@ Follows containerd v2.3.4, core/remotes/docker/resolver.go Resolve and fetcher.g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -19,6 +19,7 @@ from pierhead.body import BodyTooLarge, read_all
 from pierhead.errors import ExitCode, PierheadError
 from pierhead.gourl import InvalidUrl
 from pierhead.oci import ACCEPT_MANIFESTS, MANIFEST_LIMIT_BYTES, SCHEMA_1_TYPES, Descriptor, InvalidManifest
+from pierhead.redact import safe_url
 from pierhead.reference import Digest, InvalidDigest, Reference
 from pierhead.routing import Route, foreign_route
 from pierhead.transport import TransportError
@@ -28,6 +29,7 @@ from pierhead.wire import (
     Request,
     Response,
     format_range,
+    one_line,
     parse_challenges,
     parse_content_range,
     parse_errors,
@@ -67,7 +69,10 @@ class AllRoutesFailed(PierheadError):
 
     def __init__(self, what: str, attempts: Sequence[Attempt], *, decisive: Attempt | None) -> None:
         lines = [f"  {attempt.route.endpoint or attempt.route.host}: {attempt.cause}" for attempt in attempts]
-        super().__init__("\n".join([f"no route gives {what}", *lines]), hint=decisive.hint if decisive else "")
+        hint = decisive.hint if decisive else ""
+        if not lines:
+            hint = "there is no place to ask; `pierhead explain` says what is left out, and why"
+        super().__init__("\n".join([f"no route gives {what}", *lines]), hint=hint)
         self.what = what
         self.attempts = tuple(attempts)
         self.exit_code = decisive.exit_code if decisive else ExitCode.NOT_FOUND
@@ -75,6 +80,18 @@ class AllRoutesFailed(PierheadError):
 
 class ResolveFailed(PierheadError):
     """A route answered what containerd does not move on from; the pull ends here."""
+
+    def __init__(self, message: str, *, status: int | None = None, cause: PierheadError | None = None) -> None:
+        super().__init__(message, hint=cause.hint if cause else "")
+        self.status = status
+        self.exit_code = cause.exit_code if cause else _STATUS_EXIT_CODES.get(status, ExitCode.FAILED)
+
+
+_STATUS_EXIT_CODES: Final[Mapping[int | None, ExitCode]] = {
+    401: ExitCode.NOT_AUTHORISED,
+    403: ExitCode.NOT_AUTHORISED,
+    404: ExitCode.NOT_FOUND,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +106,8 @@ class Resolved:
 
 _Kind = Literal["manifests", "blobs"]
 _ABOVE_NOT_FOUND: Final = 2
+CHALLENGES_SHOWN: Final = 4
+FOREIGN_URLS_LIMIT: Final = 16
 
 
 def resolve(memory: Memory, routes: Sequence[Route], reference: Reference, record: Record) -> Steps[Resolved]:
@@ -105,7 +124,13 @@ def resolve(memory: Memory, routes: Sequence[Route], reference: Reference, recor
         if any(failure.priority > _ABOVE_NOT_FOUND for failure in failures):
             break
         for route in capable:
-            found = yield from _resolve_at(_Question(memory, route, kind, route is capable[-1]), reference)
+            question = _Question(memory, route, kind, route is capable[-1])
+            started = memory.clock()
+            try:
+                found = yield from _resolve_at(question, reference)
+            except (ResolveFailed, InvalidManifest) as error:
+                record(question.failed(route.url, error, started))
+                raise
             record(found.attempt)
             if found.descriptor is not None:
                 return Resolved(found.descriptor, route)
@@ -120,7 +145,7 @@ def _inspect(memory: Memory, routes: Sequence[Route]) -> Steps[None]:
     for route in routes:
         error = yield Inspect(memory.options(route))
         if isinstance(error, TransportError):
-            raise ResolveFailed(error.message, hint=error.hint)
+            raise ResolveFailed(error.message, cause=error)
 
 
 def _decisive(failures: Sequence[Attempt]) -> Attempt | None:
@@ -142,9 +167,18 @@ class _Question:
             outcome = "skipped"
         elif isinstance(error, (AuthorizationFailed, BadCredential)):
             outcome = "auth"
-        status = error.status if isinstance(error, GivenUp) else None
+        elif isinstance(error, (ResolveFailed, InvalidManifest)):
+            outcome = "content"
+        status = error.status if isinstance(error, (GivenUp, ResolveFailed)) else None
         seconds = self.memory.clock() - started
-        return Attempt(self.route, url, outcome, status, error.message, seconds, priority, error.hint, error.exit_code)
+        cause = self.memory.masked(error.message)
+        return Attempt(
+            self.route, safe_url(url), outcome, status, cause, seconds, priority, error.hint, error.exit_code
+        )
+
+    def told(self, response: Response) -> str:
+        """An answer in one line, without what it knows from us."""
+        return self.memory.masked(explain_status(response, self.memory.masked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +202,10 @@ def _resolve_at(question: _Question, reference: Reference) -> Steps[_Found]:
     seconds = memory.clock() - started
     if descriptor.size_bytes > MANIFEST_LIMIT_BYTES:
         cause = f"a manifest of {descriptor.size_bytes} bytes; the limit is {MANIFEST_LIMIT_BYTES}"
-        return _Found(Attempt(route, url, "content", response.status, cause, seconds, 4, "", ExitCode.NOT_FOUND))
-    return _Found(Attempt(route, url, "ok", response.status, "", seconds), descriptor)
+        return _Found(
+            Attempt(route, safe_url(url), "content", response.status, cause, seconds, 4, "", ExitCode.NOT_FOUND)
+        )
+    return _Found(Attempt(route, safe_url(url), "ok", response.status, "", seconds), descriptor)
 
 
 _UNANSWERED = (TransportError, AuthorizationFailed, BadCredential, GivenUp, InvalidUrl)
@@ -179,8 +215,9 @@ def _refused(question: _Question, request: Request, response: Response, started:
     """The attempt of an answer that moves on to the next route; raises `ResolveFailed` for one that does not."""
     status = response.status
     if status <= 399:
-        raise ResolveFailed(f"{question.route.host} answers {status_text(status)}, which containerd takes for final")
-    told = explain_status(response)
+        told = f"{question.route.host} answers {status_text(status)}, which containerd takes for final"
+        raise ResolveFailed(told, status=status)
+    told = question.told(response)
     if status == 403 and request.method == "HEAD":
         told = yield from _reason_of_403(question, request, told)
     priority = 2 if status == 404 else 3
@@ -192,28 +229,32 @@ def _reason_of_403(question: _Question, request: Request, told: str) -> Steps[st
     try:
         again = Request("GET", request.url, request.headers)
         with (yield from ask(question.memory, question.route, again, last_route=False)) as response:
-            return explain_status(response) if response.status > 399 else told
+            return question.told(response) if response.status > 399 else told
     except _UNANSWERED:
         return told
 
 
 def _status_attempt(question: _Question, url: str, status: int, told: str, started: float, *, priority: int) -> Attempt:
-    codes = {401: ExitCode.NOT_AUTHORISED, 403: ExitCode.NOT_AUTHORISED, 404: ExitCode.NOT_FOUND}
     return Attempt(
         question.route,
-        url,
+        safe_url(url),
         "status",
         status,
         told,
         question.memory.clock() - started,
         priority,
         _hint(question.route, status),
-        codes.get(status, ExitCode.FAILED),
+        _STATUS_EXIT_CODES.get(status, ExitCode.FAILED),
     )
 
 
 def _hint(route: Route, status: int) -> str:
     match status:
+        case 400 if route.scheme == "https":  # nginx answers so without saying why: an answer to HEAD has no body
+            which = "another" if route.tls.client else "a"
+            return (
+                f"{route.host} may want {which} client certificate: `tls` of its `configs` names cert_file and key_file"
+            )
         case 401 | 403:
             return f"check the credentials for {route.host!r}: `configs` is looked up by just this host and port"
         case 404:
@@ -224,14 +265,18 @@ def _hint(route: Route, status: int) -> str:
     return ""
 
 
-def explain_status(response: Response) -> str:
-    """An answer in one line: status, what it wants for authorization, what its error body says."""
+def explain_status(response: Response, masked: Callable[[str], str] = str) -> str:
+    """An answer in one line: status, what it wants for authorization, what its error body says.
+
+    `masked` takes secrets out of that body, before anything of it is cut short.
+    """
     parts = [status_text(response.status)]
-    parts += [f"it wants {challenge}" for challenge in parse_challenges(response.headers)]
+    parts += [f"it wants {challenge.shown}" for challenge in parse_challenges(response.headers)[:CHALLENGES_SHOWN]]
     if after := response.headers.get("retry-after"):
-        parts.append(f"Retry-After {after[:40]}")
+        parts.append(f"Retry-After {one_line(after, 40)}")
     with suppress(BodyTooLarge, TransportError):  # the status says enough
-        parts += [str(error) for error in parse_errors(read_all(response.body, ERROR_BODY_LIMIT_BYTES))]
+        body = read_all(response.body, ERROR_BODY_LIMIT_BYTES).decode("utf-8", "replace")
+        parts += [str(error) for error in parse_errors(masked(body).encode())]
     return "; ".join(parts)
 
 
@@ -250,14 +295,14 @@ def _described(question: _Question, request: Request, response: Response, refere
         answer = yield from ask(question.memory, question.route, again, last_route=True)
         with answer:
             if answer.status >= 400:
-                raise ResolveFailed(f"{question.route.host}: HEAD succeeded, but GET: {explain_status(answer)}")
+                told = f"{question.route.host}: HEAD succeeded, but GET: {question.told(answer)}"
+                raise ResolveFailed(told, status=answer.status)
             raw = read_all(answer.body, MANIFEST_LIMIT_BYTES)
     except BodyTooLarge as error:
         return Descriptor(media_type, reference.digest or Digest.of(b""), error.limit_bytes + 1)
     except _UNANSWERED as error:
-        raise ResolveFailed(
-            f"{question.route.host}: HEAD succeeded, but GET: {error.message}", hint=error.hint
-        ) from error
+        told = question.memory.masked(error.message)
+        raise ResolveFailed(f"{question.route.host}: HEAD succeeded, but GET: {told}", cause=error) from error
     if not raw:
         raise ResolveFailed(f"{question.route.host} gives a manifest of no bytes")
     return Descriptor(_media_type(answer), reference.digest or Digest.of(raw), len(raw))
@@ -270,7 +315,7 @@ def _digest_header(response: Response) -> Digest | None:
     try:
         return Digest.parse(text)
     except InvalidDigest as error:
-        raise ResolveFailed(f"the answer's Docker-Content-Digest is no digest: {error.message}") from error
+        raise ResolveFailed(f"the answer's Docker-Content-Digest is no digest: {error.message}", cause=error) from error
 
 
 def _length(response: Response) -> int | None:
@@ -296,27 +341,24 @@ class Opened:
     """An answer whose body is the content from some offset on, once `skip_bytes` of it are thrown away."""
 
     response: Response
-    route: Route
+    attempt: Attempt
     skip_bytes: int = 0
 
 
 def open_content(
     memory: Memory, routes: Sequence[Route], descriptor: Descriptor, record: Record, *, offset: int = 0
 ) -> Steps[Opened]:
-    """The content of a descriptor from `offset` on, by the first route that gives it; raises `AllRoutesFailed`.
+    """The content of a descriptor from `offset` on, by the first of these `content_routes` that gives it.
 
-    Foreign layers are asked for at their own URLs first.
+    Raises `AllRoutesFailed`.
     """
     kind: _Kind = "manifests" if descriptor.is_manifest else "blobs"
     headers = Headers([("Accept", f"{descriptor.media_type}, */*" if descriptor.media_type else "*/*")])
     if offset:
         headers = headers.plus(("Range", format_range(offset)))
-    asked = [foreign_route(url) for url in descriptor.urls] + [
-        route for route in routes if "pull" in route.capabilities
-    ]
     failures: list[Attempt] = []
-    for route in asked:
-        question = _Question(memory, route, kind, route is asked[-1])
+    for route in routes:
+        question = _Question(memory, route, kind, route is routes[-1])
         started, url = memory.clock(), route.url
         try:
             url = route.url_of(kind, str(descriptor.digest))
@@ -324,23 +366,33 @@ def open_content(
         except _UNANSWERED as error:
             failures.append(question.failed(url, error, started))
         else:
-            opened = _opened(response, route, offset)
-            if opened is not None:
-                record(Attempt(route, url, "ok", response.status, "", memory.clock() - started))
-                return opened
-            told = explain_status(response)
-            response.body.close()
+            skip_bytes = _skipped_bytes(response, offset)
+            if skip_bytes is not None:
+                attempt = Attempt(route, safe_url(url), "ok", response.status, "", memory.clock() - started)
+                record(attempt)
+                return Opened(response, attempt, skip_bytes)
+            with response:
+                told = f"{question.told(response)}{'' if response.status > 299 else '; not the part asked for'}"
             failures.append(_status_attempt(question, url, response.status, told, started, priority=3))
         record(failures[-1])
     # As containerd: here it is the first route's failure that is reported.
     raise AllRoutesFailed(str(descriptor.digest), failures, decisive=failures[0] if failures else None)
 
 
-def _opened(response: Response, route: Route, offset: int) -> Opened | None:
-    """How the answer's body is to be read; None if it is not what was asked for. As containerd: withOffsetCheck."""
+def content_routes(routes: Sequence[Route], descriptor: Descriptor) -> list[Route]:
+    """Where this content may be had, in order: a foreign layer first at its own URLs."""
+    foreign = [foreign_route(url, order=-1 - index) for index, url in enumerate(descriptor.urls[:FOREIGN_URLS_LIMIT])]
+    return foreign + [route for route in routes if "pull" in route.capabilities]
+
+
+def _skipped_bytes(response: Response, offset: int) -> int | None:
+    """How much of the answer's body comes before `offset`; None if it is not what was asked for.
+
+    As containerd: fetcher.go withOffsetCheck.
+    """
     if response.status > 299:
         return None
     part = parse_content_range(response.headers.get("content-range"))
     if part is not None:
-        return Opened(response, route) if part.start == offset else None
-    return Opened(response, route, 0 if response.status == 206 else offset)
+        return 0 if part.start == offset else None
+    return 0 if response.status == 206 else offset

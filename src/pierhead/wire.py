@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from pierhead.body import Blob, BytesBlob
 from pierhead.errors import PierheadError
+from pierhead.redact import safe_url
 
 ERROR_BODY_LIMIT_BYTES: Final = 64 * 1024
 ERRORS_LIMIT: Final = 20
@@ -323,6 +324,11 @@ class Challenge:
         parts = ", ".join(f'{key}="{value}"' for key, value in self.parameters.items())
         return f"{self.scheme.capitalize()} {parts}".strip()
 
+    @property
+    def shown(self) -> str:
+        """For people: one short printable line, without what a URL may hide."""
+        return one_line(str(Challenge(self.scheme, {key: safe_url(value) for key, value in self.parameters.items()})))
+
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 — the grammar's word for a name
 _PARAMETER = re.compile(rf'\s*,?\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
@@ -424,10 +430,11 @@ def parse_errors(body: bytes) -> tuple[RegistryError, ...]:
         found = [(str(item.get("code", "")), str(item.get("message", ""))) for item in errors[:ERRORS_LIMIT]]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return ()
-    return tuple(RegistryError(_one_line(code), _one_line(message)) for code, message in found)
+    return tuple(RegistryError(one_line(code), one_line(message)) for code, message in found)
 
 
-def _one_line(text: str, limit: int = 300) -> str:
+def one_line(text: str, limit: int = 300) -> str:
+    """What somebody else wrote, fit to be shown: one printable line, not endless."""
     return " ".join("".join(char if char.isprintable() else " " for char in text[: limit * 2]).split())[:limit]
 
 

@@ -62,7 +62,16 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
+    _open_missing_streams()
     sys.exit(run(arguments))
+
+
+def _open_missing_streams() -> None:
+    """Whoever closed stdout or stderr (`>&-`) wants silence: no traceback, and none of our files in their place."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # opened in this order, each gets the lowest free number: its own
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", encoding="utf-8"))
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -84,10 +93,18 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo("interrupted", err=True)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
+        return ExitCode.FAILED
+    except OSError as error:
+        _discard_stdout()
+        show_error(PierheadError(f"{error.filename or 'standard output'}: {error.strerror or error}"))
         return ExitCode.FAILED
     return int(result) if isinstance(result, int) else ExitCode.DONE
+
+
+def _discard_stdout() -> None:
+    """Whatever is still to be written there goes nowhere, so that Python does not complain again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_error(error: PierheadError) -> None:

@@ -116,10 +116,12 @@ def rmi(images: tuple[str, ...], root: Path) -> int:
     """Remove images from the store, by their names; `gc` then frees what nothing else needs."""
     store = _open(root)
     failures = 0
+    found = False
     try:
         for image in images:
             try:
                 name = _name_of(store, image)
+                found = True
                 store.repository(name.repository).forget(name.reference)
             except PierheadError as error:
                 failures += 1
@@ -128,7 +130,8 @@ def rmi(images: tuple[str, ...], root: Path) -> int:
             else:
                 click.echo(f"removed {image}")
     finally:
-        store.publish_index()
+        if found:
+            store.publish_index()
     if not failures:
         return ExitCode.DONE
     return code if len(images) == 1 else ExitCode.PARTIAL
@@ -190,8 +193,12 @@ def verify(root: Path, output: str) -> int:
         for finding in findings:
             click.echo(f"{finding.kind}: {finding.message}")
         errors = sum(finding.is_error for finding in findings)
-        click.echo(f"{names} images, {errors} problems" if errors else f"{names} images, all whole")
+        click.echo(f"{_count(names, 'image')}, {_count(errors, 'problem') if errors else 'all whole'}")
     return ExitCode.FAILED if any(finding.is_error for finding in findings) else ExitCode.DONE
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _finding_json(finding: Finding) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pierhead.errors import UsageError
 
 if TYPE_CHECKING:
     from pierhead.cli.world import World
-    from pierhead.transport import Timeouts, Transport
+    from pierhead.transport import CurlTransport, Timeouts
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -153,7 +153,7 @@ def read_world_of(flags: Mapping[str, Any]) -> World:
 
 
 @contextmanager
-def open_transport(trace: str | None) -> Iterator[Transport]:
+def open_transport(trace: str | None) -> Iterator[CurlTransport]:
     """The client socket, with every exchange written to `trace` as a line of JSON."""
     import json
     import threading

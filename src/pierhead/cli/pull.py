@@ -8,13 +8,15 @@ import click
 
 from pierhead import __version__
 from pierhead.cli import options, show_error, write_json
-from pierhead.errors import ExitCode, UsageError
+from pierhead.errors import ExitCode, PierheadError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pierhead.layout import LayoutStore
     from pierhead.oci import Platform
     from pierhead.pull import Pulled
+    from pierhead.reference import Reference
     from pierhead.walk import Attempt
 
 JOBS = 4
@@ -41,7 +43,7 @@ JOBS = 4
 )
 @options.own_registry
 @options.timeouts
-@click.option("-q", "--quiet", is_flag=True, help="No progress; only what failed.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, and no word of places that failed before one served.")
 @click.option("--trace", metavar="FILE|-", help="Write every request as a line of JSON; - is stderr.")
 @options.OUTPUT
 def pull(images: tuple[str, ...], output: str, quiet: bool, jobs: int, **flags: Any) -> int:
@@ -64,7 +66,7 @@ def pull(images: tuple[str, ...], output: str, quiet: bool, jobs: int, **flags: 
     with (
         options.open_transport(flags["trace"]) as transport,
         progress(quiet=quiet or output == "json") as observer,
-        Transfer(jobs, observer) as transfer,
+        Transfer(jobs, observer, on_cancel=(transport.interrupt, store.interrupt)) as transfer,
     ):
         puller = Puller(
             world.plan,
@@ -78,15 +80,34 @@ def pull(images: tuple[str, ...], output: str, quiet: bool, jobs: int, **flags: 
         try:
             results = puller.pull(references, transfer, at_once=jobs)
         finally:
-            store.publish_index()
+            unpublished = _publish(store)
     if output == "json":
         write_json({"images": [_pulled_json(result) for result in results]})
     else:
         _show(results, quiet=quiet)
     for result in results:
         if result.error:
-            show_error(result.error)
+            show_error(_naming(result.reference, result.error))
+    if unpublished:
+        show_error(unpublished)
+        return unpublished.exit_code
     return exit_code(results)
+
+
+def _publish(store: LayoutStore) -> PierheadError | None:
+    """Derive index.json; of an interrupted pull too. What goes wrong comes after what became of the images."""
+    try:
+        store.publish_index()
+    except PierheadError as error:
+        return error
+    return None
+
+
+def _naming(reference: Reference, error: PierheadError) -> PierheadError:
+    """The error of one image among several: it says which."""
+    if str(reference) in error.message:
+        return error
+    return PierheadError(f"{reference}: {error}", hint=error.hint)
 
 
 def _platforms(names: Sequence[str]) -> tuple[Platform, ...]:

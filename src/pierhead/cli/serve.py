@@ -58,6 +58,9 @@ def serve(
     from pierhead.server import http
 
     store = LayoutStore(root)
+    if not read_only:
+        with store.root.changing():  # a folder that cannot be written is told before the first connection
+            store.prepare()
     config = http.ServerConfig(store, host, port, tls=tls, htpasswd=htpasswd, read_only=read_only, access_log=log)
     try:
         http.serve(config, ready=lambda url: click.echo(f"listening on {url}", err=True))

@@ -10,13 +10,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address, ip_address
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pierhead.config import toml
-from pierhead.config.registries import Config, Rewrite, Text
 from pierhead.errors import PierheadError, Problem, Span
 from pierhead.gourl import InvalidUrl, go_bytes, parse, path_clean, shown, split_host_port
 from pierhead.redact import Secret
+
+if TYPE_CHECKING:
+    from pierhead.config import toml
+    from pierhead.config.registries import Config, Rewrite, Text
 
 CAPABILITIES = ("pull", "resolve", "push", "referrers")
 DEFAULT_ROOT = "/var/lib/rancher/k3s/agent/etc/containerd"
@@ -239,6 +241,8 @@ def parse_hosts_toml(text: str, directory: str) -> tuple[Host, ...]:
 
 def parse_entries(text: str, directory: str) -> list[tuple[str | None, Host]]:
     """As `parse_hosts_toml`, each host with the name of its table; None is the root host."""
+    from pierhead.config import toml
+
     try:
         document = toml.read(go_bytes(text), known=_is_known)
     except toml.InvalidToml as error:

@@ -82,9 +82,7 @@ class Conversation:
     it wherever it is.
     """
 
-    def __init__(
-        self, line: Line, plan: Plan, *, done: Callable[[Line, bool, Exchange], object], stop: Event
-    ) -> None:
+    def __init__(self, line: Line, plan: Plan, *, done: Callable[[Line, bool, Exchange], object], stop: Event) -> None:
         self._line = line
         self._plan = plan
         self._done = done
@@ -260,7 +258,7 @@ class Conversation:
             url=safe_url(request.url),
             status=self._head.status or None,
             request_headers=masked(request.headers),
-            response_headers=masked(self._head.headers),
+            response_headers=masked(self._head.headers, sent=request.headers.get("authorization")),
             timings=self._timings,
             received_bytes=self._incoming.received_bytes,
             sent_bytes=int(easy.getinfo(pycurl.SIZE_UPLOAD_T)),

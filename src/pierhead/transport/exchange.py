@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 from pierhead.redact import MASK, safe_url
 from pierhead.transport.failure import Cause
@@ -14,6 +17,8 @@ from pierhead.wire import Timings
 _SECRET_HEADER: Final = re.compile(
     r"(?i)authorization|cookie|token|secret|signature|credential|password|api-?key|registry-(auth|config)$"
 )
+SHORTEST_MASKED_CHARS: Final = 4  # a shorter one is no secret, and would mask half of every line
+_USERINFO: Final = re.compile(r"//[^/?#\s\"'<>]*@")  # of a URL anywhere in a value: a realm, a link
 _SCHEME: Final = re.compile(r"(?i)(basic|bearer|digest|negotiate)\s")
 
 
@@ -48,13 +53,33 @@ class Exchange:
         return data
 
 
-def masked(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """Headers with the values of credentials, cookies and signed URLs masked; the scheme of a credential stays."""
-    return tuple((name, _masked_value(name, value)) for name, value in headers)
+def masked(headers: Iterable[tuple[str, str]], *, sent: str = "") -> tuple[tuple[str, str], ...]:
+    """Headers with the values of credentials, cookies and signed URLs masked; the scheme of a credential stays.
+
+    `sent` is the Authorization that went out: an answer may repeat it, or the password in it, anywhere.
+    """
+    forms = sorted(_forms(sent), key=len, reverse=True)
+    return tuple((name, _without(_masked_value(name, value), forms)) for name, value in headers)
+
+
+def _without(text: str, forms: Iterable[str]) -> str:
+    for form in forms:
+        text = text.replace(form, MASK)
+    return text
+
+
+def _forms(sent: str) -> set[str]:
+    """How a credential may look when somebody repeats it."""
+    scheme, _, value = sent.partition(" ")
+    found = {value}
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            found.add(base64.b64decode(value).decode("utf-8", "replace").partition(":")[2])
+    return {form for text in found if len(text) >= SHORTEST_MASKED_CHARS for form in (text, quote(text, safe=""))}
 
 
 def _masked_value(name: str, value: str) -> str:
     if not _SECRET_HEADER.search(name):
-        return safe_url(value)
+        return safe_url(_USERINFO.sub(f"//{MASK}@", value))
     scheme = _SCHEME.match(value)
     return f"{scheme[1]} {MASK}" if scheme else MASK

@@ -1,0 +1,47 @@
+"""The command in surroundings that are not as usual, and what it then says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from command import run_pierhead, serve
+from images import make_image
+from pierhead.layout import LayoutStore
+from stocked import stock
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", [("--version",), ("explain", "redis:7"), ("images",)], ids=lambda a: a[0])
+def test_a_closed_standard_stream_is_silence(arguments: tuple[str, ...], closed: str, tmp_path: Path) -> None:
+    prefix = ("sh", "-c", f'exec "$0" "$@" {closed}')
+    ran = run_pierhead(*arguments, env={"PIERHEAD_ROOT": str(tmp_path)}, prefix=prefix)
+    assert not ran.err
+    assert bool(ran.out) == (">&-" not in closed.replace("2>&-", ""))
+
+
+def test_removing_what_is_not_there_touches_nothing(tmp_path: Path) -> None:
+    ran = run_pierhead("rmi", "redis:7", "--root", tmp_path / "store", code=3)
+    assert "no image 'redis:7'" in ran.err
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_error_of_one_image_among_several_names_it(tmp_path: Path) -> None:
+    store = LayoutStore(tmp_path / "registry")
+    stock(store, make_image(platforms=["linux/s390x"]), "team/other")
+    stock(store, make_image(), "team/app")
+    with serve(tmp_path / "registry") as registry:
+        good, other = f"{registry.address}/team/app:1", f"{registry.address}/team/other:1"
+        options = ("--root", tmp_path / "store", "--platform", "linux/amd64")
+        ran = run_pierhead("pull", good, other, *options, code=6)
+    assert f"error: {other}: no image for linux/amd64" in ran.err
+    assert good in ran.out
+
+
+@pytest.mark.parametrize("root", ["/dev/null/store", "/proc/nowhere/store"])
+def test_serve_does_not_listen_over_a_store_it_cannot_write(root: str) -> None:
+    ran = run_pierhead("serve", "--root", root, "--listen", "127.0.0.1:0", code=1)
+    assert "listening" not in ran.err
+    assert ran.err.startswith("error: ")
+    assert root.rpartition("/")[0] in ran.err

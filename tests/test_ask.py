@@ -15,7 +15,6 @@ from pierhead.ask import (
     BACK_OFF_CAP_SECONDS,
     CONTAINERD,
     OURS,
-    REDIRECT_LIMIT,
     RETRY_AFTER_CAP_SECONDS,
     SLOW_REST_SECONDS,
     GivenUp,
@@ -24,6 +23,7 @@ from pierhead.ask import (
     ask,
 )
 from pierhead.auth import AuthorizationFailed, Wait
+from pierhead.redirect import REDIRECT_LIMIT
 from pierhead.transport import Cause, TransportError
 from pierhead.wire import Headers, Request, Response
 from scripted import Network, basic, bearer, down, lookup, route, said, token

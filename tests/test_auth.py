@@ -32,6 +32,7 @@ from pierhead.body import BytesBlob, StreamBlob, read_all
 from pierhead.config.registries import parse
 from pierhead.errors import ExitCode
 from pierhead.redact import Secret
+from pierhead.redirect import REDIRECT_LIMIT
 from pierhead.transport import Cause, Options, TransportError
 from pierhead.wire import Challenge, Headers, Request, Response
 
@@ -573,6 +574,37 @@ def test_every_answer_of_a_token_server_is_closed() -> None:
 
     assert token(ready(USER), TokenServer(answer(404), answer(200))) == "t"
     assert closed == [404, 200]
+
+
+def moved(location: str, status: int = 307) -> Response:
+    return Response(status, Headers([("Location", location)]))
+
+
+def test_a_token_server_that_moved_is_followed() -> None:
+    server = TokenServer(moved("/new/token?scope=s"), answered({"token": "t"}))
+    assert token(ready(), server) == "t"
+    assert server.requests[1].url.endswith("/new/token?scope=s")
+
+
+@pytest.mark.parametrize(("location", "kept"), [("/elsewhere", True), ("https://other.example/token", False)])
+def test_a_password_stays_with_the_token_server_it_is_for(location: str, kept: bool) -> None:
+    server = TokenServer(answered(b"", 404), moved(location), answered({"token": "t"}))
+    assert token(ready(USER), server) == "t"
+    assert server.requests[1].headers.get("authorization") == USER.basic
+    assert ("authorization" in server.requests[2].headers) is kept
+
+
+def test_a_form_with_a_password_is_not_sent_on() -> None:
+    server = TokenServer(moved("https://other.example/token"), answered({"token": "t"}))
+    assert token(ready(USER), server) == "t"
+    assert [request.method for request in server.requests] == ["POST", "GET"]
+    assert server.requests[1].url.startswith(REALM)
+
+
+def test_a_token_server_that_sends_us_in_circles_is_left() -> None:
+    server = TokenServer(*[moved("/again") for _ in range(REDIRECT_LIMIT)])
+    with pytest.raises(TransportError, match="stopped after 10 redirects"):
+        token(ready(), server)
 
 
 def test_nothing_secret_in_what_an_authorizer_shows() -> None:

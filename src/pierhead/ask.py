@@ -13,16 +13,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import quote
 
 from pierhead.auth import Authorizer, Lookup, Send, Steps, Wait
 from pierhead.errors import ExitCode, PierheadError
-from pierhead.redact import MASK, safe_url, without_userinfo
+from pierhead.redact import MASK
+from pierhead.redirect import REDIRECT_LIMIT, location_of, redirected
 from pierhead.routing import Route
 from pierhead.transport import Cause, Options, Timeouts, TransportError
 from pierhead.wire import Request, Response, parse_challenges
 
-REDIRECT_LIMIT: Final = 10
 ATTEMPTS: Final = 5  # As containerd: resolver.go maxAttempts, for one host and object.
 RETRY_AFTER_CAP_SECONDS: Final = 30.0
 BACK_OFF_SECONDS: Final = 0.25
@@ -181,7 +181,7 @@ def _exchange(tries: _Tries, request: Request) -> Steps[tuple[Response, Request,
     memory, route = tries.memory, tries.route
     authorizer = memory.authorizer(route)
     for _ in range(REDIRECT_LIMIT):
-        origin = _origin(request)
+        origin = request.origin
         tries.dialled = ""  # a token server that is down says nothing about this host
         memory.check(origin, last_route=tries.last_route)
         authorization = yield from authorizer.header(request.authority, (route.scope,))
@@ -191,35 +191,13 @@ def _exchange(tries: _Tries, request: Request) -> Steps[tuple[Response, Request,
             sent = replace(request, headers=request.headers.plus(("Authorization", authorization)))
         response = yield from _send(memory, route, sent)
         memory.hosts.served.add(origin)
-        location = response.headers.get("location")
-        if response.status not in {301, 302, 303, 307, 308} or not location:
+        location = location_of(response)
+        if not location:
             return response, request, authorization
         response.body.close()
         tries.dialled = ""
-        request = replace(request, url=_redirected(request.url, location, authorization))
+        request = replace(request, url=redirected(request.url, location, authorization))
     raise TransportError(Cause.PROTOCOL, url=request.url, detail=f"stopped after {REDIRECT_LIMIT} redirects")
-
-
-def _redirected(url: str, location: str, sent: str | None) -> str:
-    if sent is not None and sent.split(" ")[-1] in unquote(location):
-        # It would be told to somebody else, and stand in his log.
-        raise TransportError(Cause.BAD_URL, url=url, detail="redirected to a URL that holds our own authorization")
-    try:
-        target, written = urljoin(url, location), urlsplit(location)
-        parts = urlsplit(target)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and location.isprintable()
-        usable = usable and (bool(written.netloc) or not written.scheme)  # urljoin takes `https:///x` for `/x`
-    except ValueError:
-        usable = False
-    if not usable:
-        raise TransportError(
-            Cause.BAD_URL, url=url, detail=f"redirected to an unusable place: {safe_url(location)[:200]!r}"
-        )
-    return without_userinfo(target.partition("#")[0])
-
-
-def _origin(request: Request) -> str:
-    return f"{request.url.partition('://')[0]}://{request.authority}"
 
 
 def _send(memory: Memory, route: Route, request: Request) -> Steps[Response]:

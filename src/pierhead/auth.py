@@ -15,15 +15,16 @@ import json
 import re
 import threading
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 from pierhead.body import BodyTooLarge, BytesBlob, read_all
 from pierhead.errors import ExitCode, PierheadError, Span
 from pierhead.redact import Secret, safe_url
+from pierhead.redirect import REDIRECT_LIMIT, location_of, redirected
 from pierhead.transport import Cause, Options, TransportError
-from pierhead.wire import Challenge, Headers, Request, Response, one_line, status_text
+from pierhead.wire import NO_HEADERS, Challenge, Headers, Request, Response, one_line, status_text
 
 if TYPE_CHECKING:
     from pierhead.config.registries import Config
@@ -339,10 +340,26 @@ def _fetch(handler: _Handler, scopes: tuple[str, ...], options: Options, clock: 
         with (yield from send(_post(handler, credential, scopes), options)) as answer:
             status = answer.status
             # As containerd: GCR answers 404 to POST, Artifactory 401, ACR 400; 405 falls back for passwords only.
-            if status not in {400, 401, 404} and not (status == 405 and credential.username):
+            # A form with a secret in it is not sent on to another place, where Go sends it on.
+            asked_otherwise = status in {400, 401, 404} or (status == 405 and bool(credential.username))
+            if not asked_otherwise and not location_of(answer):
                 return _read(answer, handler, clock, names=("access_token",))
-    with (yield from send(_get(handler, credential, scopes), options)) as answer:
+    with (yield from _followed(_get(handler, credential, scopes), options)) as answer:
         return _read(answer, handler, clock, names=("access_token", "token"))
+
+
+def _followed(request: Request, options: Options) -> Steps[Response]:
+    """The answer at the end of a token server's redirects; credentials go to its own origin only."""
+    origin, authorization = request.origin, request.headers.get("authorization") or None
+    for _ in range(REDIRECT_LIMIT):
+        answer = yield from send(request, options)
+        if not location_of(answer):
+            return answer
+        answer.body.close()
+        request = replace(request, url=redirected(request.url, location_of(answer), authorization))
+        if request.origin != origin:
+            request = replace(request, headers=NO_HEADERS)
+    raise TransportError(Cause.PROTOCOL, url=request.url, detail=f"stopped after {REDIRECT_LIMIT} redirects")
 
 
 def _post(handler: _Handler, credential: Credential, scopes: tuple[str, ...]) -> Request:

@@ -94,6 +94,11 @@ class Request:
         """host[:port] as written."""
         return self.url.split("://", 1)[-1].split("/", 1)[0]
 
+    @property
+    def origin(self) -> str:
+        """Scheme and authority."""
+        return f"{self.url.partition('://')[0]}://{self.authority}"
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:

@@ -45,3 +45,28 @@ def test_serve_does_not_listen_over_a_store_it_cannot_write(root: str) -> None:
     assert "listening" not in ran.err
     assert ran.err.startswith("error: ")
     assert root.rpartition("/")[0] in ran.err
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e300", "0", "-1", "soon"])
+def test_a_time_out_is_a_number_of_seconds(seconds: str) -> None:
+    ran = run_pierhead("pull", "redis:7", "--timeout-connect", seconds, code=2)
+    assert "--timeout-connect" in ran.err
+
+
+def test_verify_tells_of_a_damaged_name_and_goes_on(tmp_path: Path) -> None:
+    store = LayoutStore(tmp_path)
+    stock(store, make_image(), "team/app")
+    stock(store, make_image(), "team/other")
+    (damaged,) = store.path.glob("repositories/_/team/app/_tags/1")
+    damaged.write_text("garbage")
+    ran = run_pierhead("verify", "--root", tmp_path, code=1)
+    assert not ran.err
+    assert f"{damaged} is damaged" in ran.out
+    assert ran.out.endswith("2 images, 1 problem\n")
+
+
+def test_a_damaged_index_is_told_once(tmp_path: Path) -> None:
+    stock(LayoutStore(tmp_path), make_image(), "team/app")
+    (tmp_path / "index.json").write_text("{")
+    ran = run_pierhead("gc", "--root", tmp_path, code=1)
+    assert ran.err.count("is damaged") == 1

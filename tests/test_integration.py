@@ -159,6 +159,24 @@ def test_a_ca_that_nobody_told_us_of(guarded: DockerRegistry, tmp_path: Path, pk
         assert set(through.connected) == {"registry.test.example:5443"}
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["asked", "never asked"])
+def test_a_missing_ca_file_fails_its_own_endpoint_and_is_told(
+    plain: DockerRegistry, tmp_path: Path, first: bool
+) -> None:
+    broken, missing = "https://127.0.0.1:1", tmp_path / "missing.pem"
+    endpoints = [broken, plain.url] if first else [plain.url, broken]
+    file = tmp_path / "registries.yaml"
+    file.write_text(
+        f"mirrors:\n  docker.io:\n    endpoint: {json.dumps(endpoints)}\n"
+        f"configs:\n  127.0.0.1:1:\n    tls:\n      ca_file: {missing}\n"
+    )
+    done = run_pierhead("pull", "--private-registry", file, "--root", tmp_path / "root", "team/app:v1")
+    assert_pulled(tmp_path / "root", "docker.io/team/app:v1", APP)
+    assert f"error: {file}:6:5: " in done.err
+    assert f'unable to read CA cert "{missing}"' in done.err
+    assert "containerd fails every pull of docker.io images" in done.err
+
+
 def test_a_client_certificate_in_the_handshake(tmp_path: Path, pki: Pki) -> None:
     tls = {"ca_file": pki.ca, "cert_file": pki.client.cert, "key_file": pki.client.key}
     with DockerRegistry(tmp_path / "registry", tls=pki, client_ca=pki.ca) as registry:

@@ -197,7 +197,7 @@ def test_flags_concern_the_images_own_registry_only() -> None:
     text = "mirrors: {r.lan: {endpoint: ['https://m.lan']}}"
     mirror, default = plan_of(text, "r.lan/a:1", own_registry=own).routes
     assert mirror == plan_of(text, "r.lan/a:1").routes[0]
-    assert (default.url, default.tls) == ("http://r.lan/v2", own.tls)
+    assert (default.url, default.endpoint, default.tls) == ("http://r.lan/v2", "http://r.lan", own.tls)
 
 
 def test_flags_add_to_the_file() -> None:

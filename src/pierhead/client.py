@@ -21,8 +21,9 @@ from pierhead.reference import Digest, Reference
 from pierhead.routing import Plan, Route
 from pierhead.store import ContentMismatch
 from pierhead.transport import Cause, Transport, TransportError
-from pierhead.walk import AllRoutesFailed, Attempt, Opened, Resolved, content_routes, open_content, resolve
+from pierhead.walk import AllRoutesFailed, Attempt, Opened, Resolved, cause_at, content_routes, open_content, resolve
 
+ANSWERS_LIMIT: Final = 1000  # for one blob: a server that gives it byte by byte is no server
 NO_PROGRESS_LIMIT: Final = 3  # As containerd: httpreadseeker.go maxRetry.
 _WRONG: Final = "the bytes are not what their descriptor says"
 # A body that broke off: what came is good, the rest is worth asking for. (For us: after whatever error.)
@@ -168,8 +169,9 @@ class RemoteBlob:
         """
         progress = _Progress(write, self.start + offset, self.descriptor.size_bytes)
         broken: Route | None = None
-        without_progress = 0
+        without_progress = answers = 0
         while progress.position < progress.size_bytes:
+            answers += 1
             before = progress.position
             opened, trust = self._open(progress, after=broken)
             progress.skip_bytes = opened.skip_bytes
@@ -180,7 +182,7 @@ class RemoteBlob:
                 raise ContentMismatch(_short(self.descriptor, progress.position))
             broken = None if self.remote._memory.profile.bad_content_fails else opened.attempt.route
             without_progress = 0 if progress.position > before else without_progress + 1
-            given_up = without_progress > NO_PROGRESS_LIMIT
+            given_up = without_progress > NO_PROGRESS_LIMIT or answers >= ANSWERS_LIMIT
             if given_up and error is not None and not trust.whole:
                 raise error
             if given_up or (trust.whole and error is None):
@@ -205,7 +207,8 @@ class RemoteBlob:
             try:
                 response.body.copy_to(progress.take)
             except TransportError as error:
-                told = replace(opened.attempt, outcome="error", cause=error.message, hint=error.hint)
+                cause = cause_at(opened.attempt.route, error)
+                told = replace(opened.attempt, outcome="error", cause=cause, hint=error.hint)
                 self.remote.attempts.append(told)
                 if self.remote._memory.profile.bad_content_fails and error.cause not in _BROKEN_OFF:
                     raise

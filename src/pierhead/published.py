@@ -54,6 +54,8 @@ def foreign_entries(store: LayoutStore) -> list[tuple[str, Descriptor]]:
     path = store.path / "index.json"
     try:
         return [(_ref_name(item), Descriptor.from_json(item)) for item in _read(path)[1] if not _is_ours(item)]
+    except StoreDamaged:
+        raise
     except PierheadError as error:
         raise StoreDamaged(path, error.message) from error
 

@@ -6,19 +6,20 @@ One failing image does not stop the others; what became of each is a value (`Pul
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pierhead.ask import OURS, Hosts, Memory, Profile
 from pierhead.auth import Lookup
 from pierhead.client import Remote
-from pierhead.errors import ExitCode, PierheadError
+from pierhead.errors import ExitCode, PierheadError, Problem
 from pierhead.oci import Descriptor, Platform
 from pierhead.reference import Reference
 from pierhead.routing import Plan, Route
 from pierhead.store import RepositoryName, Store
 from pierhead.transfer import Copied, Interrupted, Transfer, each
+from pierhead.transport import Options
 from pierhead.walk import Attempt
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What became of one image. `error` is None if it is there, whole; `route` is the one that resolved it."""
+    """What became of one image. `error` is None if it is there, whole; `route` is the one that resolved it.
+
+    `problems`: what would be otherwise with containerd, and a person should know.
+    """
 
     reference: Reference
     attempts: tuple[Attempt, ...]
@@ -35,6 +39,7 @@ class Pulled:
     copied: Copied | None = None
     route: Route | None = None
     error: PierheadError | None = None
+    problems: tuple[Problem, ...] = ()
 
     @property
     def descriptor(self) -> Descriptor | None:
@@ -72,17 +77,31 @@ class Puller:
     def _pull(self, reference: Reference, transfer: Transfer) -> Pulled:
         started = self.clock()
         attempts: Sequence[Attempt] = ()
+        problems: tuple[Problem, ...] = ()
         try:
             remote = self._remote(reference, transfer)
-            attempts = remote.attempts
+            attempts, problems = remote.attempts, tuple(self._unusable_files(remote.plan))
             sink = self.store.repository(RepositoryName(reference.repository, reference.registry))
             copied = transfer.copy(remote, sink, reference.object, self.platforms)
         except Interrupted:
             raise
         except PierheadError as error:
-            return Pulled(reference, tuple(attempts), self.clock() - started, error=error)
+            seconds = self.clock() - started
+            return Pulled(reference, tuple(attempts), seconds, error=error, problems=problems)
         route = remote.resolved.route if remote.resolved else None
-        return Pulled(reference, tuple(attempts), self.clock() - started, copied, route)
+        return Pulled(reference, tuple(attempts), self.clock() - started, copied, route, problems=problems)
+
+    def _unusable_files(self, plan: Plan) -> Iterator[Problem]:
+        """Certificate files that fail one route here, reached or not, and every pull of the registry in containerd."""
+        for route in plan.routes:
+            error = self.transport.inspect(Options(route.tls)) if route.tls.ca_files or route.tls.client else None
+            if error is not None:
+                message = (
+                    f"{error.message}; containerd fails every pull of {plan.reference.registry} images for it, "
+                    "whichever endpoint has them"
+                )
+                span = route.tls_as_written.span if route.tls_as_written else None
+                yield Problem("unusable-tls-file", "error", message, span)
 
     def _remote(self, reference: Reference, transfer: Transfer) -> Remote:
         memory = Memory(

@@ -144,7 +144,8 @@ class OwnRegistry:
             insecure_skip_verify=route.tls.insecure_skip_verify or self.tls.insecure_skip_verify,
         )
         if self.plain_http:
-            return replace(route, scheme="http", http_fallback=False, tls=merged)
+            # What is told of it names what is asked.
+            return replace(route, scheme="http", endpoint=f"http://{route.host}", http_fallback=False, tls=merged)
         return replace(route, tls=merged)
 
 

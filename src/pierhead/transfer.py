@@ -80,7 +80,10 @@ class Unobserved:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a copy moved: `fetched_bytes` came over, `reused_bytes` were there."""
+    """What a copy moved: `fetched_bytes` came over, `reused_bytes` were there.
+
+    `platforms` are those of what was taken out of an index; empty for an image that has none.
+    """
 
     descriptor: Descriptor
     platforms: tuple[Platform, ...]
@@ -95,6 +98,7 @@ class _Tree:
 
     manifests: dict[Digest, tuple[Descriptor, bytes]] = field(default_factory=dict)
     blobs: dict[Digest, Descriptor] = field(default_factory=dict)
+    platforms: dict[Platform, None] = field(default_factory=dict)  # of what was chosen out of indexes
     sparse: bool = False  # not everything of an index was chosen
     raw_bytes: int = 0
 
@@ -103,6 +107,10 @@ class _Tree:
         self.raw_bytes += len(raw)
         if self.raw_bytes > MANIFESTS_LIMIT_BYTES:
             raise InvalidManifest(f"manifests of more than {MANIFESTS_LIMIT_BYTES} bytes in one image")
+
+    def note_platform(self, item: Descriptor) -> None:
+        if item.platform is not None and item.platform.os != "unknown":  # as attestations are marked
+            self.platforms[item.platform] = None
 
     @property
     def size_bytes(self) -> int:
@@ -160,7 +168,9 @@ class Transfer:
             sink.put_manifest(raw, descriptor.media_type, algorithm=algorithm, sparse=tree.sparse)
         chosen = tuple(platforms) if tree.sparse else ()
         sink.tag(name, top, platforms=chosen)
-        return Copied(top, chosen, counted.bytes, max(0, tree.size_bytes - counted.bytes), tree.size_bytes)
+        return Copied(
+            top, tuple(tree.platforms), counted.bytes, max(0, tree.size_bytes - counted.bytes), tree.size_bytes
+        )
 
     def _read(self, reading: _Reading, descriptor: Descriptor, *, depth: int) -> None:
         """Collect a manifest and everything below it that was chosen."""
@@ -174,6 +184,7 @@ class Transfer:
         known = Descriptor(manifest.media_type, descriptor.digest, descriptor.size_bytes)
         for child in manifest.references if isinstance(manifest, ImageManifest) else reading.chosen(manifest):
             if child.is_manifest and isinstance(manifest, Index):
+                reading.tree.note_platform(child)
                 self._read(reading, child, depth=depth + 1)
             else:
                 reading.tree.blobs[child.digest] = child

@@ -78,6 +78,11 @@ class AllRoutesFailed(PierheadError):
         self.exit_code = decisive.exit_code if decisive else ExitCode.NOT_FOUND
 
 
+def cause_at(route: Route, error: PierheadError) -> str:
+    """The message of an error without the host: whoever shows an attempt has named its route already."""
+    return error.message.removeprefix(f"{route.host}: ")
+
+
 class ResolveFailed(PierheadError):
     """A route answered what containerd does not move on from; the pull ends here."""
 
@@ -171,7 +176,7 @@ class _Question:
             outcome = "content"
         status = error.status if isinstance(error, (GivenUp, ResolveFailed)) else None
         seconds = self.memory.clock() - started
-        cause = self.memory.masked(error.message)
+        cause = self.memory.masked(cause_at(self.route, error))
         return Attempt(
             self.route, safe_url(url), outcome, status, cause, seconds, priority, error.hint, error.exit_code
         )

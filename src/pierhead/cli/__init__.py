@@ -16,7 +16,7 @@ import click
 from pierhead import __version__
 
 if TYPE_CHECKING:
-    from pierhead.errors import PierheadError
+    from pierhead.errors import PierheadError, Problem
 
 # name: (module, what it does), in the order of --help.
 COMMANDS = {
@@ -112,6 +112,28 @@ def show_error(error: PierheadError) -> None:
     click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
     if error.hint:
         click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {error.hint}", err=True)
+
+
+COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+def show_problem(problem: Problem) -> None:
+    """A problem on stderr, with its place."""
+    place = f"{problem.span}: " if problem.span else ""
+    severity = click.style(f"{problem.severity}:", fg=COLOURS[problem.severity], bold=True)
+    click.echo(f"{severity} {place}{problem.message}", err=True)
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """A problem in every command's JSON."""
+    known = problem.span is not None and problem.span.line > 0
+    return {
+        "id": problem.id,
+        "severity": problem.severity,
+        "message": problem.message,
+        "line": problem.span.line if problem.span and known else None,
+        "column": problem.span.column if problem.span and known else None,
+    }
 
 
 def write_json(value: Any) -> None:

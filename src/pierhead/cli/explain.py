@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pierhead.auth import BadCredential, Credential
-from pierhead.cli import write_json
+from pierhead.cli import COLOURS, problem_json, write_json
 from pierhead.cli.options import OUTPUT, configuration
 from pierhead.cli.world import World, read_world
 from pierhead.errors import Problem, Span
@@ -82,7 +82,7 @@ class _Explained:
                 {"endpoint": item.endpoint, "reason": item.reason, "line": _line(item.span)}
                 for item in self.plan.skipped
             ],
-            "problems": [_problem_json(problem) for problem in self.problems],
+            "problems": [problem_json(problem) for problem in self.problems],
         }
 
     def _route_json(self, route: Route) -> dict[str, Any]:
@@ -119,8 +119,8 @@ class _Explained:
         for problem in self.problems:
             if problem.span in skipped:
                 continue  # said already
-            colour = {"error": "red", "warning": "yellow", "note": "cyan"}[problem.severity]
-            yield f"  {click.style(problem.severity, fg=colour)}: {problem.message}{_at(problem.span)}"
+            severity = click.style(problem.severity, fg=COLOURS[problem.severity])
+            yield f"  {severity}: {problem.message}{_at(problem.span)}"
         yield f"  stored as {self.plan.reference}"
 
     def _route_text(self, route: Route) -> Iterator[str]:
@@ -151,17 +151,6 @@ def _at(span: Span | None) -> str:
     if span is None or not span.line:
         return ""
     return click.style(f"   {span.file}:{span.line}", dim=True)
-
-
-def _problem_json(problem: Problem) -> dict[str, Any]:
-    span = problem.span
-    return {
-        "id": problem.id,
-        "severity": problem.severity,
-        "message": problem.message,
-        "line": _line(span),
-        "column": span.column if span and span.line else None,
-    }
 
 
 def _rewrite_json(route: Route) -> dict[str, Any] | None:

@@ -100,7 +100,8 @@ def own_registry(command: F) -> F:
 
 
 _FILE = click.Path(exists=True, dir_okay=False)
-_SECONDS = click.FloatRange(min=0.0, min_open=True)
+_LONGEST_SECONDS = 1_000_000.0  # eleven days; `inf` is more
+_SECONDS = click.FloatRange(min=0.0, max=_LONGEST_SECONDS, min_open=True)
 
 
 def timeouts(command: F) -> F:
@@ -111,11 +112,21 @@ def timeouts(command: F) -> F:
         ("tls", 10.0, "the TLS handshake"),
         ("connect", 30.0, "the connection"),
     ):
-        about = f"Seconds to wait for {what}."
-        command = click.option(f"--timeout-{name}", type=_SECONDS, default=seconds, show_default=True, help=about)(
-            command
-        )
+        command = click.option(
+            f"--timeout-{name}",
+            type=_SECONDS,
+            callback=_finite,
+            default=seconds,
+            show_default=True,
+            help=f"Seconds to wait for {what}.",
+        )(command)
     return command
+
+
+def _finite(_context: click.Context, _parameter: click.Parameter, seconds: float) -> float:
+    if seconds != seconds:  # nan, which is in every range
+        raise click.BadParameter("nan is no number of seconds")
+    return seconds
 
 
 def timeouts_of(flags: Mapping[str, Any]) -> Timeouts:

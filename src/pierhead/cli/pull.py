@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pierhead import __version__
-from pierhead.cli import options, show_error, write_json
+from pierhead.cli import options, problem_json, show_error, show_problem, write_json
 from pierhead.errors import ExitCode, PierheadError, UsageError
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def pull(images: tuple[str, ...], output: str, quiet: bool, jobs: int, **flags: 
         write_json({"images": [_pulled_json(result) for result in results]})
     else:
         _show(results, quiet=quiet)
+    for problem in dict.fromkeys(problem for result in results for problem in result.problems):
+        show_problem(problem)
     for result in results:
         if result.error:
             show_error(_naming(result.reference, result.error))
@@ -160,6 +162,7 @@ def _pulled_json(result: Pulled) -> dict[str, Any]:
         "fetched_bytes": copied.fetched_bytes if copied else 0,
         "reused_bytes": copied.reused_bytes if copied else 0,
         "seconds": round(result.seconds, 6),
+        "problems": [problem_json(problem) for problem in result.problems],
         "error": result.error.message if result.error else None,
         "exit_code": int(result.error.exit_code if result.error else ExitCode.DONE),
     }
@@ -172,6 +175,6 @@ def _attempt_json(attempt: Attempt) -> dict[str, Any]:
         "url": safe_url(attempt.url),
         "outcome": attempt.outcome,
         "status": attempt.status,
-        "cause": attempt.cause,
+        "cause": attempt.cause or None,
         "seconds": round(attempt.seconds, 6),
     }

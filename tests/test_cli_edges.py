@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from command import run_pierhead, serve
+from command import run_pierhead, serve, write_registries
 from images import make_image
 from pierhead.layout import LayoutStore
 from stocked import stock
@@ -70,3 +70,27 @@ def test_a_damaged_index_is_told_once(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("{")
     ran = run_pierhead("gc", "--root", tmp_path, code=1)
     assert ran.err.count("is damaged") == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("quay.io/a/b:1", {"key-never-matches", "destructive-key"}),
+        ("ghcr.io/a/b:1", {"key-never-matches", "destructive-key", "unknown-key"}),
+        ("redis:7", {"key-never-matches", "destructive-key"}),
+    ],
+)
+def test_explain_tells_what_is_wrong_with_the_key_that_was_meant(
+    image: str, expected: set[str], tmp_path: Path
+) -> None:
+    text = """
+mirrors:
+  docker.io: {endpoint: [m.lan]}
+  "https://quay.io": {endpoint: [m.lan]}
+  "..": {endpoint: [m.lan]}
+  ghcr.io:
+    endpoints: [m.lan]
+"""
+    ran = run_pierhead("explain", image, "--private-registry", write_registries(tmp_path, text), "-o", "json")
+    (explained,) = ran.images
+    assert {problem["id"] for problem in explained["problems"]} == expected

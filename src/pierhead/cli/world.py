@@ -78,13 +78,16 @@ class World:
 
 
 def _concerns(problem: Problem, plan: Plan, mirrors: Sequence[Text], keys: Sequence[Text]) -> bool:
-    """Whether a problem of the file is not one of another mirror's, told by the key it stands under."""
+    """Whether a problem of the file is not one inside another mirror, told by the key it stands under.
+
+    What is wrong with a key itself concerns every image: it may be meant to serve this one, or break what does.
+    """
     if problem.span is None:
         return True
     owner = max((key for key in keys if key.span <= problem.span), key=_place, default=None)
-    if owner is None or not any(owner is key for key in mirrors):
+    if owner is None or not any(owner is key for key in mirrors) or _place(owner) == problem.span:
         return True
-    return plan.mirror is not None and plan.mirror.key == owner.value
+    return owner.value == plan.reference.registry or (plan.mirror is not None and plan.mirror.key == owner.value)
 
 
 def _place(key: Text) -> Span:

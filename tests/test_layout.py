@@ -14,8 +14,8 @@ import pytest
 
 from images import Image, make_image
 from pierhead.body import read_all
-from pierhead.collect import PARTIAL_SECONDS
 from pierhead.layout import LayoutStore
+from pierhead.layout.collect import PARTIAL_SECONDS
 from pierhead.oci import OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Platform, parse_manifest
 from pierhead.reference import Digest
 from pierhead.store import InvalidName, NotFound, Repository, RepositoryName, StoreBusy, StoreDamaged
@@ -574,7 +574,7 @@ class TestSeveralAtOnce:
             timer.join()
 
     def test_session_has_one_holder(self, store: LayoutStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("pierhead.ingest.SESSION_SECONDS", 0.05)
+        monkeypatch.setattr("pierhead.layout.ingest.SESSION_SECONDS", 0.05)
         own = store.repository(RepositoryName("app"))
         session = own.begin()
         session.write(b"data")

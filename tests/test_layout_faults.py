@@ -207,7 +207,7 @@ with LayoutStore(Path(sys.argv[1])).repository(NAME).upload(blob_of(b"0123456789
 _STRANGER = """
 import os, sys
 from pathlib import Path
-import hashlib, pierhead.verify
+import hashlib, pierhead.layout.verify
 from test_layout_faults import read_and_fail_to_write
 if os.geteuid() == 0:
     os.setgroups([])

@@ -15,9 +15,9 @@ from pierhead.errors import ExitCode, PierheadError
 
 if TYPE_CHECKING:
     from pierhead.layout import LayoutStore
+    from pierhead.layout.verify import Finding
     from pierhead.oci import Descriptor
     from pierhead.store import Name, Repository
-    from pierhead.verify import Finding
 
 SHORT_DIGITS = 13  # as crictl
 

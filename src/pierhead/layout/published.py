@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pierhead.disk import unwritable
 from pierhead.errors import PierheadError
+from pierhead.layout.disk import unwritable
 from pierhead.oci import OCI_INDEX, Descriptor
 from pierhead.store import Name, StoreDamaged
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pierhead.disk import is_held, listing, try_lock, unwritable
 from pierhead.errors import PierheadError
-from pierhead.ingest import Pool
+from pierhead.layout.disk import is_held, listing, try_lock, unwritable
+from pierhead.layout.ingest import Pool
+from pierhead.layout.published import foreign_entries
 from pierhead.oci import Descriptor, Manifest, parse_manifest
-from pierhead.published import foreign_entries
 from pierhead.reference import Digest
 from pierhead.store import NotFound
 

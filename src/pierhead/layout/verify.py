@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from pierhead.disk import listing
 from pierhead.errors import PierheadError
+from pierhead.layout.disk import listing
+from pierhead.layout.published import foreign_entries
 from pierhead.oci import Descriptor, ImageManifest, Index, Manifest, NoMatchingPlatform, Platform, parse_manifest
-from pierhead.published import foreign_entries
 from pierhead.reference import Digest
 from pierhead.store import StoreDamaged
 
 if TYPE_CHECKING:
-    from pierhead.ingest import Pool
     from pierhead.layout import LayoutStore
+    from pierhead.layout.ingest import Pool
 
 READ_BYTES: Final = 1024 * 1024
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from pierhead.body import Buffer, FileBlob
-from pierhead.disk import Root, is_at, listing, take_lock, unwritable
-from pierhead.hashing import RunningHash
+from pierhead.layout.disk import Root, is_at, listing, take_lock, unwritable
+from pierhead.layout.hashing import RunningHash
 from pierhead.oci import MANIFEST_LIMIT_BYTES, Descriptor
 from pierhead.reference import Digest, InvalidDigest
 from pierhead.store import OCTETS, ContentMismatch, NotFound, StoreUnwritable, Upload

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pierhead.body import Blob
-from pierhead.disk import Root, listing
 from pierhead.errors import PierheadError
-from pierhead.ingest import Pool, file_blob
+from pierhead.layout.disk import Root, listing
+from pierhead.layout.ingest import Pool, file_blob
 from pierhead.oci import MANIFEST_LIMIT_BYTES, Descriptor, Platform, parse_manifest
 from pierhead.reference import Digest
 from pierhead.store import (
@@ -49,8 +49,8 @@ from pierhead.store import (
 )
 
 if TYPE_CHECKING:
-    from pierhead.collect import Report
-    from pierhead.verify import Finding
+    from pierhead.layout.collect import Report
+    from pierhead.layout.verify import Finding
 
 OWN_NAMESPACE: Final = "_"  # the folder of what was pushed to this store itself; no registry is named so
 LAYOUT_VERSION: Final = b'{"imageLayoutVersion":"1.0.0"}'
@@ -101,19 +101,19 @@ class LayoutStore:
 
     def publish_index(self) -> bool:
         """Derive `index.json` from the names, for other programs; whether it changed. Call it when a command ends."""
-        from pierhead.published import publish
+        from pierhead.layout.published import publish
 
         return publish(self)
 
     def gc(self, *, dry_run: bool = False, untagged: bool = False, grace_seconds: float = GRACE_SECONDS) -> Report:
         """Remove what no name reaches; see `collect.gc`."""
-        from pierhead.collect import gc
+        from pierhead.layout.collect import gc
 
         return gc(self, dry_run=dry_run, untagged=untagged, grace_seconds=grace_seconds)
 
     def verify(self) -> Iterator[Finding]:
         """Hash everything again and follow every name; see `verify.verify`."""
-        from pierhead.verify import verify
+        from pierhead.layout.verify import verify
 
         return verify(self)
 
@@ -264,7 +264,7 @@ class LayoutRepository:
 
     def forget(self, reference: str) -> None:
         """Untag, and let go of what no other name of this repository needs; raises `NotFound`. See `collect.forget`."""
-        from pierhead.collect import forget
+        from pierhead.layout.collect import forget
 
         forget(self._store, self, reference)
 

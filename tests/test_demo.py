@@ -166,7 +166,7 @@ class Kept:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     told = tell(tmp_path_factory.mktemp("kept"), "--keep")
-    found = re.search(r"^  kill (\d+); rm -r (\S+)$", told.text, re.MULTILINE)
+    found = re.search(r"^  kill (\d+); sleep 1; rm -r (\S+)$", told.text, re.MULTILINE)
     assert found
     assert found[2] == str(told.folder)
     process_id = int(found[1])

@@ -96,8 +96,9 @@ def test_plain_http(plain: DockerRegistry, tmp_path: Path) -> None:
 
 def test_a_loopback_registry_is_asked_by_http_where_nobody_speaks_tls(plain: DockerRegistry, tmp_path: Path) -> None:
     name = f"{plain.address}/team/app:v1"
-    run_pierhead("pull", "--root", tmp_path / "store", name)
+    (image,) = run_pierhead("pull", "-o", "json", "--root", tmp_path / "store", name).images
     assert_pulled(tmp_path / "store", name, APP)
+    assert {image["route"], *(attempt["url"].partition("/v2/")[0] for attempt in image["attempts"])} == {plain.url}
 
 
 def configs(folder: Path, host: str, *, auth: dict[str, str] | None = None, tls: dict[str, str] | None = None) -> Path:

@@ -14,8 +14,8 @@ import pytest
 
 from images import Image, make_image
 from pierhead.body import read_all
-from pierhead.layout import LayoutStore
-from pierhead.layout.collect import PARTIAL_SECONDS
+from pierhead.layout import GRACE_SECONDS, LayoutStore
+from pierhead.layout.collect import PARTIAL_GRACES
 from pierhead.oci import OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Platform, parse_manifest
 from pierhead.reference import Digest
 from pierhead.store import InvalidName, NotFound, Repository, RepositoryName, StoreBusy, StoreDamaged
@@ -63,7 +63,7 @@ def published(store: LayoutStore) -> list[dict[str, object]]:
     return found
 
 
-def age(path: Path, seconds: float = 10 * PARTIAL_SECONDS) -> None:
+def age(path: Path, seconds: float = 10 * PARTIAL_GRACES * GRACE_SECONDS) -> None:
     """Make a file older."""
     then = path.stat().st_mtime - seconds
     os.utime(path, (then, then))

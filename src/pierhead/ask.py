@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from pierhead.auth import Authorizer, Lookup, Send, Steps, Wait
 from pierhead.errors import ExitCode, PierheadError
-from pierhead.redact import MASK
+from pierhead.redact import MASK, safe_url
 from pierhead.redirect import REDIRECT_LIMIT, location_of, redirected
 from pierhead.routing import Route
 from pierhead.transport import Cause, Options, Timeouts, TransportError
@@ -157,6 +157,11 @@ class Memory:
         """Do not ask this host before `until` (on the clock), or in this pull at all."""
         if self.profile.remembers_dead and origin:
             self.hosts.given_up[origin] = (until, reason)
+
+    def shown_url(self, url: str) -> str:
+        """`url` as it was really asked, by plain http where nobody spoke TLS; safe to print."""
+        request = Request("GET", url)
+        return safe_url(_plainly(request).url if request.authority in self.hosts.plain else url)
 
     def masked(self, text: str) -> str:
         """`text`, which somebody else may have written, without the secrets that he knows from us."""

@@ -19,7 +19,6 @@ from pierhead.body import BodyTooLarge, read_all
 from pierhead.errors import ExitCode, PierheadError
 from pierhead.gourl import InvalidUrl
 from pierhead.oci import ACCEPT_MANIFESTS, MANIFEST_LIMIT_BYTES, SCHEMA_1_TYPES, Descriptor, InvalidManifest
-from pierhead.redact import safe_url
 from pierhead.reference import Digest, InvalidDigest, Reference
 from pierhead.routing import Route, foreign_route
 from pierhead.transport import TransportError
@@ -60,6 +59,14 @@ class Attempt:
     hint: str = ""
     exit_code: ExitCode = ExitCode.DONE
 
+    @property
+    def place(self) -> str:
+        """The endpoint as the file writes it; else where it was really asked."""
+        if self.route.kind == "mirror" and self.route.endpoint:
+            return self.route.endpoint
+        scheme, _, rest = self.url.partition("://")
+        return f"{scheme}://{rest.partition('/')[0]}" if rest else self.route.endpoint or self.route.host
+
 
 Record = Callable[[Attempt], object]
 
@@ -68,7 +75,7 @@ class AllRoutesFailed(PierheadError):
     """No route gave what was asked for: one line for each, and the exit code of the cause containerd would report."""
 
     def __init__(self, what: str, attempts: Sequence[Attempt], *, decisive: Attempt | None) -> None:
-        lines = [f"  {attempt.route.endpoint or attempt.route.host}: {attempt.cause}" for attempt in attempts]
+        lines = [f"  {attempt.place}: {attempt.cause}" for attempt in attempts]
         hint = decisive.hint if decisive else ""
         if not lines:
             hint = "there is no place to ask; `pierhead explain` says what is left out, and why"
@@ -178,7 +185,15 @@ class _Question:
         seconds = self.memory.clock() - started
         cause = self.memory.masked(cause_at(self.route, error))
         return Attempt(
-            self.route, safe_url(url), outcome, status, cause, seconds, priority, error.hint, error.exit_code
+            self.route,
+            self.memory.shown_url(url),
+            outcome,
+            status,
+            cause,
+            seconds,
+            priority,
+            error.hint,
+            error.exit_code,
         )
 
     def told(self, response: Response) -> str:
@@ -208,9 +223,9 @@ def _resolve_at(question: _Question, reference: Reference) -> Steps[_Found]:
     if descriptor.size_bytes > MANIFEST_LIMIT_BYTES:
         cause = f"a manifest of {descriptor.size_bytes} bytes; the limit is {MANIFEST_LIMIT_BYTES}"
         return _Found(
-            Attempt(route, safe_url(url), "content", response.status, cause, seconds, 4, "", ExitCode.NOT_FOUND)
+            Attempt(route, memory.shown_url(url), "content", response.status, cause, seconds, 4, "", ExitCode.NOT_FOUND)
         )
-    return _Found(Attempt(route, safe_url(url), "ok", response.status, "", seconds), descriptor)
+    return _Found(Attempt(route, memory.shown_url(url), "ok", response.status, "", seconds), descriptor)
 
 
 _UNANSWERED = (TransportError, AuthorizationFailed, BadCredential, GivenUp, InvalidUrl)
@@ -242,7 +257,7 @@ def _reason_of_403(question: _Question, request: Request, told: str) -> Steps[st
 def _status_attempt(question: _Question, url: str, status: int, told: str, started: float, *, priority: int) -> Attempt:
     return Attempt(
         question.route,
-        safe_url(url),
+        question.memory.shown_url(url),
         "status",
         status,
         told,
@@ -373,7 +388,7 @@ def open_content(
         else:
             skip_bytes = _skipped_bytes(response, offset)
             if skip_bytes is not None:
-                attempt = Attempt(route, safe_url(url), "ok", response.status, "", memory.clock() - started)
+                attempt = Attempt(route, memory.shown_url(url), "ok", response.status, "", memory.clock() - started)
                 record(attempt)
                 return Opened(response, attempt, skip_bytes)
             with response:

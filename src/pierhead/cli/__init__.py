@@ -97,7 +97,7 @@ def run(arguments: list[str] | None = None) -> int:
         return ExitCode.FAILED
     except OSError as error:
         _discard_stdout()
-        show_error(PierheadError(f"{error.filename or 'standard output'}: {error.strerror or error}"))
+        show_error(PierheadError(f"cannot write {error.filename or 'the output'}: {error.strerror or error}"))
         return ExitCode.FAILED
     return int(result) if isinstance(result, int) else ExitCode.DONE
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pierhead.store import Name, Repository
 
 SHORT_DIGITS = 13  # as crictl
+GRACE_SECONDS = 3600.0
 
 
 def _open(root: Path) -> LayoutStore:
@@ -154,11 +155,22 @@ def _name_of(store: LayoutStore, image: str) -> Name:
 @click.command()
 @options.root
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--untagged", is_flag=True, help="Also manifests that have no tag, and what refers to images.")
+@click.option("--untagged", is_flag=True, help="Also pushed manifests that have no tag.")
+@click.option(
+    "--grace",
+    "grace_seconds",
+    type=click.FloatRange(min=0.0, max=options.SECONDS_LIMIT),
+    default=GRACE_SECONDS,
+    show_default=True,
+    help="Spare what was pushed in so many last seconds, and unfinished blobs for 24 times as long.",
+)
 @options.OUTPUT
-def gc(root: Path, dry_run: bool, untagged: bool, output: str) -> None:
-    """Remove content that no image reaches. Safe beside a running pull."""
-    report = _open(root).gc(dry_run=dry_run, untagged=untagged)
+def gc(root: Path, dry_run: bool, untagged: bool, grace_seconds: float, output: str) -> None:
+    """Remove content that no image reaches. Safe beside a running pull.
+
+    A push brings its blobs first, its manifest then and its tag last; what is between is younger than the grace.
+    """
+    report = _open(root).gc(dry_run=dry_run, untagged=untagged, grace_seconds=grace_seconds)
     if output == "json":
         write_json(
             {
@@ -177,6 +189,8 @@ def gc(root: Path, dry_run: bool, untagged: bool, output: str) -> None:
         f"{options.size_text(report.freed_bytes)}; {report.kept_blobs} blobs, "
         f"{options.size_text(report.kept_bytes)}, are in use"
     )
+    if untagged and grace_seconds:
+        click.echo(f"what was pushed in the last {grace_seconds:g} s is spared: --grace 0 takes that too", err=True)
 
 
 @click.command()

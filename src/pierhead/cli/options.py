@@ -100,8 +100,8 @@ def own_registry(command: F) -> F:
 
 
 _FILE = click.Path(exists=True, dir_okay=False)
-_LONGEST_SECONDS = 1_000_000.0  # eleven days; `inf` is more
-_SECONDS = click.FloatRange(min=0.0, max=_LONGEST_SECONDS, min_open=True)
+SECONDS_LIMIT = 1_000_000.0  # eleven days; `inf` is more
+_SECONDS = click.FloatRange(min=0.0, max=SECONDS_LIMIT, min_open=True)
 
 
 def timeouts(command: F) -> F:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -51,7 +51,8 @@ class _Lines:
     def finished(self, descriptor: Descriptor, how: Literal["copied", "present", "failed"]) -> None:
         offset = self._offsets.pop(descriptor.digest, 0)
         resumed = f", the first {size_text(offset)} from before" if offset and how == "copied" else ""
-        click.echo(f"{short(descriptor)}  {size_text(descriptor.size_bytes)}  {how}{resumed}", err=True)
+        with suppress(OSError):  # nobody reads it any more: no reason to stop
+            click.echo(f"{short(descriptor)}  {size_text(descriptor.size_bytes)}  {how}{resumed}", err=True)
 
 
 @contextmanager

@@ -129,10 +129,10 @@ def _show(results: Sequence[Pulled], *, quiet: bool) -> None:
             continue
         if not quiet:
             for attempt in _failures(result):
-                click.echo(f"{_place(attempt)}: {attempt.cause}", err=True)
+                click.echo(f"{attempt.place}: {attempt.cause}", err=True)
         copied = result.copied
         click.echo(
-            f"{result.reference}  {copied.descriptor.digest}  from {_place(result)}"
+            f"{result.reference}  {copied.descriptor.digest}  from {_source(result)}"
             f"  fetched {options.size_text(copied.fetched_bytes)}, had {options.size_text(copied.reused_bytes)}"
         )
 
@@ -140,13 +140,14 @@ def _show(results: Sequence[Pulled], *, quiet: bool) -> None:
 def _failures(result: Pulled) -> list[Attempt]:
     """The attempts that failed, each place and cause once."""
     asked = [attempt for attempt in result.attempts if attempt.outcome not in ("ok", "skipped")]
-    failed = {(_place(attempt), attempt.cause): attempt for attempt in asked}
+    failed = {(attempt.place, attempt.cause): attempt for attempt in asked}
     return list(failed.values())
 
 
-def _place(item: Attempt | Pulled) -> str:
-    assert item.route is not None
-    return item.route.endpoint or item.route.url
+def _source(result: Pulled) -> str | None:
+    """The place that resolved the image."""
+    served = (attempt for attempt in result.attempts if attempt.route is result.route and attempt.outcome == "ok")
+    return next((attempt.place for attempt in served), None)
 
 
 def _pulled_json(result: Pulled) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def _pulled_json(result: Pulled) -> dict[str, Any]:
         "media_type": copied.descriptor.media_type if copied else None,
         "size_bytes": copied.size_bytes if copied else None,
         "platforms": [str(platform) for platform in copied.platforms] if copied else [],
-        "route": _place(result) if result.route else None,
+        "route": _source(result),
         "attempts": [_attempt_json(attempt) for attempt in result.attempts],
         "fetched_bytes": copied.fetched_bytes if copied else 0,
         "reused_bytes": copied.reused_bytes if copied else 0,

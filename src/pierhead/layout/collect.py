@@ -31,7 +31,7 @@ from pierhead.store import NotFound
 if TYPE_CHECKING:
     from pierhead.layout import LayoutRepository, LayoutStore
 
-PARTIAL_SECONDS: Final = 24 * 3600.0  # an interrupted download is worth going on with for a day
+PARTIAL_GRACES: Final = 24  # an interrupted download is worth going on with for a day, where an hour is the grace
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def gc(store: LayoutStore, *, dry_run: bool, untagged: bool, grace_seconds: floa
         for name in store.walk():
             stale += _stale_links(store.repository(name), keep, untagged=untagged, since=spared_since)
         blobs = list(_unneeded(store.pool, keep.reached, leased_since))
-        partials = list(_abandoned(store))
+        partials = list(_abandoned(store, PARTIAL_GRACES * grace_seconds))
         report = _report(store, dry_run, blobs, partials, len(stale))
         if not dry_run:
             _remove(store, [*stale, *(path for path, _ in blobs), *(path for path, _ in partials)])
@@ -143,9 +143,9 @@ def _unneeded(pool: Pool, keep: set[Digest], leased_since: float) -> Iterator[tu
             yield path, status.st_size
 
 
-def _abandoned(store: LayoutStore) -> Iterator[tuple[Path, int]]:
-    """Partial files that nobody writes and that are old, and what crashed processes left in tmp/ and leases/."""
-    before = time.time() - PARTIAL_SECONDS
+def _abandoned(store: LayoutStore, age_seconds: float) -> Iterator[tuple[Path, int]]:
+    """Partial files that nobody writes and that are so old, and what crashed processes left in tmp/ and leases/."""
+    before = time.time() - age_seconds
     folders = [*listing(store.path / "ingest"), *(store.path / name for name in ("uploads", "tmp", "leases"))]
     for folder in folders:
         for path in listing(folder):

@@ -25,7 +25,10 @@ LOCK_SECONDS: Final = 60.0  # how long a lock that is held for moments may take
 FIRST_PAUSE_SECONDS: Final = 0.001
 LONGEST_PAUSE_SECONDS: Final = 0.01
 
-_SPACE = "free some space, `pierhead gc` removes what no name needs; run it again, what was stored is kept"
+_SPACE = (
+    "free some space and run it again, what was stored is kept; `pierhead gc` removes what no name needs, "
+    "and with --grace 0 unfinished blobs too"
+)
 _RIGHTS = "check owner and mount of the folder, or choose another with --root"
 _REASONS: Final = {
     errno.ENOSPC: ("no space left on the device", _SPACE),

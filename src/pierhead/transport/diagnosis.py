@@ -81,6 +81,9 @@ def explain(plan: Plan, easy: Any, code: int, words: str, *, in_body: bool) -> T
     if cause is Cause.CLIENT_CERTIFICATE and code in _BAD_PAIR:
         # As containerd: core/remotes/docker/config/hosts.go, v2.3.4.
         return TransportError(cause, url, detail=f"failed to load X509 key pair: {words}")
+    if cause is Cause.CLIENT_CERTIFICATE and not plan.options.tls.client:
+        hint = "name one in tls.cert_file and tls.key_file of this host's configs"
+        return TransportError(cause, url, detail="the server wants one and none is given", hint=hint)
     if cause is Cause.CA_FILE:
         files = ", ".join(f'"{file}"' for file in plan.options.tls.ca_files)
         return TransportError(cause, url, detail=f"unable to load CA cert {files}")

@@ -59,7 +59,7 @@ _TEXTS: Final[dict[Cause, tuple[str, str]]] = {
         "{host}: the server speaks plain http where https was asked",
         "write http:// in the endpoint",
     ),
-    Cause.CLIENT_CERTIFICATE: ("{host}: the client certificate is not usable", "check tls.cert_file and tls.key_file"),
+    Cause.CLIENT_CERTIFICATE: ("{host}: the client certificate does not do", "check tls.cert_file and tls.key_file"),
     Cause.CA_FILE: ("the CA file is not usable", "check tls.ca_file"),
     Cause.PROTOCOL: ("{host}: the answer is not proper HTTP", "check that the port belongs to a registry"),
     Cause.CLOSED: ("{host}: the connection was closed without an answer", "try again, or see the registry's log"),

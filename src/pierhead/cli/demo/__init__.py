@@ -72,4 +72,4 @@ def _say_what_is_left(folder: Path, registry: Running) -> None:
     click.echo(f"  {registry.url} (process {registry.process_id})")
     click.echo(f"  curl --cacert {folder}/ca.pem --user {user} {registry.url}/v2/_catalog")
     click.secho("\nTo end it:", fg="cyan")
-    click.echo(f"  kill {registry.process_id}; rm -r {folder}")
+    click.echo(f"  kill {registry.process_id}; sleep 1; rm -r {folder}")

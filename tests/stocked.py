@@ -24,9 +24,9 @@ REFERENCE = Reference.parse("hub.example/team/app:1")
 PIECE_BYTES = 64
 
 
-def stock(store: Store, image: Image, name: str = "team/app", tag: str = "1") -> Descriptor:
+def stock(store: Store, image: Image, name: str = "team/app", tag: str = "1", *, namespace: str = "") -> Descriptor:
     """Put an image into a store, its leaves first."""
-    repository = store.repository(RepositoryName(name))
+    repository = store.repository(RepositoryName(name, namespace))
     for digest, media_type in image.manifests.items():
         parsed = parse_manifest(image.blobs[digest], media_type)
         if not isinstance(parsed, Index):

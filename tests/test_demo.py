@@ -102,7 +102,7 @@ def test_explain_shows_every_place_with_its_lines(told: Told) -> None:
 
 def test_pull_names_the_endpoint_that_is_down_and_the_one_that_served(told: Told) -> None:
     pulled = part(told.text, "pull docker.io/rancher/coredns-coredns:1.6.3")
-    assert re.search(r"^https://127\.0\.0\.1:\d+: .*connection refused$", pulled, re.MULTILINE)
+    assert re.search(r"^not from https://127\.0\.0\.1:\d+: .*connection refused$", pulled, re.MULTILINE)
     digest = demo_images.demo_images()["coredns-coredns:1.6.3"].top.descriptor.digest
     assert re.search(rf"{digest}  from {re.escape(told.url)}  fetched \d\S*, had 0B$", pulled, re.MULTILINE)
 
@@ -116,10 +116,8 @@ def test_the_image_is_listed_under_its_original_name_and_whole(told: Told) -> No
 
 def test_the_second_pull_fetches_only_what_is_not_there(told: Told) -> None:
     again = part(told.text, "pull docker.io/rancher/coredns-coredns:1.6.3 rancher/local-path-provisioner:v0.0.11")
-    found = dict(re.findall(r"^docker\.io/rancher/(\S+)  sha256.*  fetched (\S+), had \S+$", again, re.MULTILINE))
-    assert found.keys() == {"coredns-coredns:1.6.3", "local-path-provisioner:v0.0.11"}
-    assert found["coredns-coredns:1.6.3"] == "0B"
-    assert found["local-path-provisioner:v0.0.11"] != "0B"
+    found = dict(re.findall(r"^docker\.io/rancher/(\S+)  sha256.*  (had all|fetched) \S+", again, re.MULTILINE))
+    assert found == {"coredns-coredns:1.6.3": "had all", "local-path-provisioner:v0.0.11": "fetched"}
     base = demo_images.demo_images()["coredns-coredns:1.6.3"].contents[0].descriptor.digest
     assert len(re.findall(rf"^{base.hex[:12]}  .*  present$", again, re.MULTILINE)) == 2
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Final, Literal
 
+FLAGS: Final = "<flags>"  # the file of a span that is on the command line
 Severity = Literal["error", "warning", "note"]
 
 
@@ -31,7 +32,7 @@ class ExitCode(IntEnum):
 class Span:
     """A place in a text file. Lines and columns count from 1; columns count code points; the end is exclusive.
 
-    `file` is the path as the user named it, or "-" for standard input, or "<flags>" for the command line.
+    `file` is the path as the user named it, or "-" for standard input, or FLAGS for the command line.
     """
 
     file: str

@@ -12,7 +12,7 @@ from pierhead.auth import BadCredential, Credential
 from pierhead.cli import COLOURS, problem_json, write_json
 from pierhead.cli.options import OUTPUT, configuration
 from pierhead.cli.world import World, read_world
-from pierhead.errors import Problem, Span
+from pierhead.errors import FLAGS, Problem, Span
 from pierhead.gourl import InvalidUrl
 from pierhead.redact import safe_url
 from pierhead.reference import Reference
@@ -144,13 +144,14 @@ def manifest_url(route: Route, reference: Reference) -> str:
 
 
 def _line(span: Span | None) -> int | None:
-    return span.line or None if span else None
+    return span.line or None if span and span.file != FLAGS else None
 
 
 def _at(span: Span | None) -> str:
     if span is None or not span.line:
         return ""
-    return click.style(f"   {span.file}:{span.line}", dim=True)
+    place = "--embedded-registry" if span.file == FLAGS else f"{span.file}:{span.line}"
+    return click.style(f"   {place}", dim=True)
 
 
 def _rewrite_json(route: Route) -> dict[str, Any] | None:

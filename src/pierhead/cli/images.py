@@ -33,7 +33,9 @@ def _open(root: Path) -> LayoutStore:
 @click.argument("filter", required=False)
 @options.root
 @click.option("--digests", is_flag=True, help="Show the digests of the manifests.")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print."
+)
 def images(filter: str | None, root: Path, digests: bool, output: str) -> None:
     """List the images of the store.
 
@@ -129,7 +131,7 @@ def rmi(images: tuple[str, ...], root: Path) -> int:
                 show_error(error)
                 code = error.exit_code
             else:
-                click.echo(f"removed {image}")
+                click.echo(f"removed {name}")
     finally:
         if found:
             store.publish_index()
@@ -162,7 +164,7 @@ def _name_of(store: LayoutStore, image: str) -> Name:
     type=click.FloatRange(min=0.0, max=options.SECONDS_LIMIT),
     default=GRACE_SECONDS,
     show_default=True,
-    help="Spare what was pushed in so many last seconds, and unfinished blobs for 24 times as long.",
+    help="Spare what was pushed in the last so many seconds, and unfinished blobs for 24 times as long.",
 )
 @options.OUTPUT
 def gc(root: Path, dry_run: bool, untagged: bool, grace_seconds: float, output: str) -> None:
@@ -184,10 +186,10 @@ def gc(root: Path, dry_run: bool, untagged: bool, grace_seconds: float, output: 
         )
         return
     verb = "would remove" if dry_run else "removed"
+    unfinished = f" and {_count(len(report.partials), 'unfinished one')}" if report.partials else ""
     click.echo(
-        f"{verb} {len(report.blobs)} blobs and {len(report.partials)} unfinished ones, "
-        f"{options.size_text(report.freed_bytes)}; {report.kept_blobs} blobs, "
-        f"{options.size_text(report.kept_bytes)}, are in use"
+        f"{verb} {_count(len(report.blobs), 'blob')}{unfinished}, {options.size_text(report.freed_bytes)}; "
+        f"{_count(report.kept_blobs, 'blob')}, {options.size_text(report.kept_bytes)}, stay"
     )
     if untagged and grace_seconds:
         click.echo(f"what was pushed in the last {grace_seconds:g} s is spared: --grace 0 takes that too", err=True)

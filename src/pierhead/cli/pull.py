@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pierhead.oci import Platform
     from pierhead.pull import Pulled
     from pierhead.reference import Reference
+    from pierhead.transfer import Copied
     from pierhead.walk import Attempt
 
 JOBS = 4
@@ -129,12 +130,15 @@ def _show(results: Sequence[Pulled], *, quiet: bool) -> None:
             continue
         if not quiet:
             for attempt in _failures(result):
-                click.echo(f"{attempt.place}: {attempt.cause}", err=True)
+                click.echo(f"not from {attempt.place}: {attempt.cause}", err=True)
         copied = result.copied
-        click.echo(
-            f"{result.reference}  {copied.descriptor.digest}  from {_source(result)}"
-            f"  fetched {options.size_text(copied.fetched_bytes)}, had {options.size_text(copied.reused_bytes)}"
-        )
+        click.echo(f"{result.reference}  {copied.descriptor.digest}  from {_source(result)}  {_amount(copied)}")
+
+
+def _amount(copied: Copied) -> str:
+    if not copied.fetched_bytes:
+        return f"had all {options.size_text(copied.reused_bytes)}"
+    return f"fetched {options.size_text(copied.fetched_bytes)}, had {options.size_text(copied.reused_bytes)}"
 
 
 def _failures(result: Pulled) -> list[Attempt]:

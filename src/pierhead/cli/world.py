@@ -73,7 +73,9 @@ class World:
             mirrors = [mirror.key for mirror in config.mirrors.values()]
             keys = [*mirrors, *(entry.key for entry in config.configs.values())]
             of_file = (*config.problems, *self.hosts.problems)
-            found = (*(problem for problem in of_file if _concerns(problem, plan, mirrors, keys)), *found)
+            concerned = [problem for problem in of_file if _concerns(problem, plan, mirrors, keys)]
+            known = {problem.id for problem in concerned} & {"unusable-hosts-toml"}  # said already, with its place
+            found = (*concerned, *(problem for problem in found if problem.id not in known))
         return tuple(dict.fromkeys(found))
 
 

@@ -17,6 +17,8 @@ from pierhead.errors import Problem, Span
 from pierhead.gourl import shown
 from pierhead.redact import MASK
 
+# The parser names the line it was at; the problem has the place, which is where the mistake begins.
+_WITHOUT_LINE = re.compile(r"^line \d+: ")
 MERGE_DEPTH_LIMIT = 100  # yaml.v2 has none; nobody nests merge keys that deep
 EXCERPT_LIMIT = 10  # bytes of a value that yaml.v2 shows in an error
 
@@ -176,7 +178,9 @@ def read(data: bytes, file: str, wanted: GoType, *, conceal: Callable[[Path], bo
         root, second = compose(data, file)
         value = decoder.root(root, wanted)
     except Unreadable as stop:
-        problem = Problem("yaml-syntax", "error", f"YAML: {stop.shown}", stop.span or Span(file, 1))
+        problem = Problem(
+            "yaml-syntax", "error", f"YAML: {_WITHOUT_LINE.sub('', stop.shown)}", stop.span or Span(file, 1)
+        )
         return Reading({}, (*decoder.problems, problem), f"yaml: {stop.go_text}", f"yaml: {stop.shown}")
     if second is not None:
         decoder.note("second-document", "warning", "only the first YAML document is read; this one is ignored", second)

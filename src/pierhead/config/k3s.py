@@ -29,7 +29,7 @@ from pierhead.config.containerd import (
 )
 from pierhead.config.k3sfile import CannotRender, Endpoint, HostsFile, rendered
 from pierhead.config.registries import Config, Mirror, RegistriesConfig, Text, Tls, unusable
-from pierhead.errors import Problem, Span
+from pierhead.errors import FLAGS, Problem, Span
 from pierhead.gourl import GoUrl, InvalidUrl, go_bytes, parse, path_clean, quote, shown
 from pierhead.redact import Secret
 
@@ -370,7 +370,7 @@ def _with_embedded(config: RegistriesConfig, flags: Flags) -> RegistriesConfig:
     address = flags.embedded_registry
     if address is None:
         return config
-    nowhere = Span("<flags>", 1)
+    nowhere = Span(FLAGS, 1)
     files = (f"{flags.agent_directory}/{name}" for name in _EMBEDDED_FILES)
     ca, certificate, key = (Text(path, nowhere) for path in files)
     endpoint = Text(f"https://{address}/v2", nowhere)

@@ -18,6 +18,7 @@ import crash_child
 from pierhead.body import read_all
 from pierhead.errors import ExitCode
 from pierhead.layout import LayoutStore
+from pierhead.layout.ingest import Partial
 from pierhead.reference import Digest
 from pierhead.store import ContentMismatch, NotFound, RepositoryName, StoreUnwritable
 from store_contract import LIMIT, blob_of, in_threads, put, put_image
@@ -239,6 +240,25 @@ class TestProcesses:
     def test_one_digest_is_written_once(self, tmp_path: Path) -> None:
         written = self._together(_WRITER, [[str(tmp_path / "root")]] * 4)
         assert sorted(written) == [0, 0, 0, 3_000_000]
+        assert_sound(tmp_path / "root")
+
+    def test_a_blob_that_came_between_the_look_and_the_lock_is_not_written_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The other writer ends after we saw nothing there, and before we hold the lock."""
+        data, lock = b"x" * 1000, Partial.lock
+
+        def late(*arguments: Any) -> Partial | None:
+            monkeypatch.setattr(Partial, "lock", lock)
+            put(LayoutStore(tmp_path / "root").repository(NAME), data)
+            return lock(*arguments)
+
+        monkeypatch.setattr(Partial, "lock", late)
+        repository = LayoutStore(tmp_path / "root").repository(NAME)
+        with repository.upload(blob_of(data)) as upload:
+            assert upload.offset == len(data)
+            upload.commit()
+        assert not list((tmp_path / "root" / "ingest" / "sha256").iterdir())
         assert_sound(tmp_path / "root")
 
     def test_one_winner_of_each_tag(self, tmp_path: Path) -> None:

@@ -105,6 +105,10 @@ class Pool:
             claimed = Partial.lock(self.root, path, WRITER_SECONDS)
             if claimed is None:
                 continue
+            if self._pin(descriptor):  # its writer ended after we looked, so that the file we hold is a new one
+                claimed.remove()
+                claimed.close()
+                return None
             if claimed.offset > descriptor.size_bytes:
                 claimed.restart()
             claimed.go_on(descriptor.digest.algorithm)

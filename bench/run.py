@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -284,7 +285,9 @@ def head(runs: int) -> list[str]:
         "",
         f"{os.cpu_count()} processors ({platform.machine()}), Python {platform.python_version()}, "
         f"{version_of(PIERHEAD, '--version')}, {version_of('skopeo', '--version')}, "
-        f"{version_of('docker-registry', '--version')}. Medians of {runs} runs of each tool in turn, after a warm-up.",
+        f"{version_of('docker-registry', '--version')}. Medians of {runs} runs of each tool in turn, after a warm-up. "
+        "Peak memory is the largest single process; the system counts at least what measures it, "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB.",
         "",
     ]
 

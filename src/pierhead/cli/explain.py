@@ -11,7 +11,7 @@ import click
 from pierhead.auth import BadCredential, Credential
 from pierhead.cli import COLOURS, problem_json, write_json
 from pierhead.cli.options import OUTPUT, configuration
-from pierhead.cli.world import World, read_world
+from pierhead.cli.world import DEFAULT_FILES, World, read_world
 from pierhead.errors import FLAGS, Problem, Span
 from pierhead.gourl import InvalidUrl
 from pierhead.redact import safe_url
@@ -109,6 +109,8 @@ class _Explained:
         yield click.style(str(self.plan.reference), bold=True)
         if mirror:
             yield f"  mirror {mirror.key!r}{_at(mirror.span)}"
+        elif self.world.hosts is None:
+            yield f"  there is no registries.yaml: neither {' nor '.join(map(str, DEFAULT_FILES))}"
         else:
             yield "  no mirror of registries.yaml serves it"
         for route in self.plan.routes:

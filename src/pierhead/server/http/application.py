@@ -138,7 +138,9 @@ class Application:
         if isinstance(error, _Stopped):
             return error.response
         if isinstance(error, BodyCut):
-            return _error(ErrorCode.SIZE_INVALID, error.message, status=error.status)
+            # The rest of the body may never come, and must not be waited for before the connection ends.
+            close = Headers([("Connection", "close")])
+            return _error(ErrorCode.SIZE_INVALID, error.message, status=error.status, headers=close)
         self._log.line(f"error: {method} {safe_url(target)}: {type(error).__name__}: {error}")
         if isinstance(error, StoreUnwritable):
             return _error(ErrorCode.UNAVAILABLE, "the registry's disk takes no more", status=507)

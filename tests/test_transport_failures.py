@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,18 +17,6 @@ from pierhead.wire import Headers, Request
 
 SHORT = 0.2
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-def exchanges() -> list[Exchange]:
-    return []
-
-
-@pytest.fixture
-def transport(exchanges: list[Exchange]) -> Iterator[CurlTransport]:
-    transport = CurlTransport(on_exchange=exchanges.append)
-    yield transport
-    transport.close()
 
 
 def failure(transport: CurlTransport, url: str, options: Options = Options()) -> TransportError:

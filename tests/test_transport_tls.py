@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -19,18 +19,6 @@ from pierhead.wire import Request
 from pki import Pair, Pki
 
 NO_CA_FILES = {"SSL_CERT_FILE": "/nonexistent", "SSL_CERT_DIR": "/nonexistent"}
-
-
-@pytest.fixture
-def exchanges() -> list[Exchange]:
-    return []
-
-
-@pytest.fixture
-def transport(exchanges: list[Exchange]) -> Iterator[CurlTransport]:
-    transport = CurlTransport(on_exchange=exchanges.append)
-    yield transport
-    transport.close()
 
 
 def server_with(pair: Pair, *, client_ca: str = "") -> HostileServer:

@@ -642,6 +642,19 @@ def test_tags_in_pages(client: Client) -> None:
     assert pages(client, f"{target}?n=99999999999999999999", "tags") == [["1.10", "1.9", "C", "a", "b"]]
 
 
+def test_ten_thousand_tags(client: Client, store: Store) -> None:
+    """In pages of a thousand, as clients ask for them, and in one answer, the largest there is."""
+    client.push_image("0000")
+    repository = store.repository(RepositoryName("team/app"))
+    tags = [f"{number:04}" for number in range(10_000)]
+    for tag in tags[1:]:
+        repository.tag(tag, repository.resolve("0000"))
+    found = pages(client, "/v2/team/app/tags/list?n=1000", "tags")
+    assert [len(page) for page in found] == [1000] * 10
+    assert [tag for page in found for tag in page] == tags
+    assert pages(client, "/v2/team/app/tags/list", "tags") == [tags]
+
+
 @pytest.mark.parametrize("number", ["-1", "x", "1.5", "%D9%A3", " 1"])
 def test_a_page_of_no_number(client: Client, number: str) -> None:
     client.push_image()

@@ -65,6 +65,19 @@ def test_verify_tells_of_a_damaged_name_and_goes_on(tmp_path: Path) -> None:
     assert ran.out.endswith("2 images, 1 problem\n")
 
 
+def test_a_damaged_name_hides_no_other(tmp_path: Path) -> None:
+    store = LayoutStore(tmp_path)
+    for path in ("team/app", "team/other"):
+        stock(store, make_image(), path)
+    (damaged,) = store.path.glob("repositories/_/team/app/_tags/1")
+    damaged.write_text("garbage")
+    ran = run_pierhead("images", "--root", tmp_path, code=1)
+    assert "team/other" in ran.out
+    assert f"{damaged} is damaged" in ran.err
+    # Of what is removed index.json must tell, and that cannot be derived.
+    assert "removed team/other:1" in run_pierhead("rmi", "--root", tmp_path, "team/other:1", code=1).out
+
+
 def test_a_damaged_index_is_told_once(tmp_path: Path) -> None:
     stock(LayoutStore(tmp_path), make_image(), "team/app")
     (tmp_path / "index.json").write_text("{")

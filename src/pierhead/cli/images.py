@@ -36,18 +36,24 @@ def _open(root: Path) -> LayoutStore:
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print."
 )
-def images(filter: str | None, root: Path, digests: bool, output: str) -> None:
+def images(filter: str | None, root: Path, digests: bool, output: str) -> int:
     """List the images of the store.
 
     FILTER is a name or a part of one; with `*` or `?` it is a pattern for the whole name.
     """
     store = _open(root)
-    rows = [_Row(store, name) for name in store.names() if _matches(str(name), filter)]
+    found = list(store.names_or_damage())
+    damage = [item for item in found if isinstance(item, PierheadError)]
+    names = [item for item in found if not isinstance(item, PierheadError)]
+    rows = [_Row(store, name) for name in names if _matches(str(name), filter)]
     if output == "json":
         write_json({"images": [row.as_json() for row in rows]})
-        return
-    header = ["IMAGE", "TAG", *(["DIGEST"] if digests else []), "IMAGE ID", "SIZE"]
-    _print_table([header, *(row.cells(digests=digests) for row in rows)])
+    else:
+        header = ["IMAGE", "TAG", *(["DIGEST"] if digests else []), "IMAGE ID", "SIZE"]
+        _print_table([header, *(row.cells(digests=digests) for row in rows)])
+    for error in damage:
+        show_error(error)
+    return ExitCode.FAILED if damage else ExitCode.DONE
 
 
 def _matches(name: str, wanted: str | None) -> bool:
@@ -148,8 +154,8 @@ def _name_of(store: LayoutStore, image: str) -> Name:
     spellings = {image}
     with suppress(InvalidReference):
         spellings.add(str(Reference.parse(image)))
-    for name in store.names():
-        if str(name) in spellings:
+    for name in store.names_or_damage():
+        if not isinstance(name, PierheadError) and str(name) in spellings:
             return name
     raise NotFound(f"no image {image!r} in the store", hint="`pierhead images` lists what is there")
 

@@ -92,6 +92,18 @@ class LayoutStore:
         for name in sorted(self.walk(), key=lambda name: (str(name), name)):
             yield from self.repository(name).names()
 
+    def names_or_damage(self) -> Iterator[Name | StoreDamaged]:
+        """As `names`, with the error in the place of a name that cannot be read; what was just removed is left out."""
+        for name in sorted(self.walk(), key=lambda name: (str(name), name)):
+            repository = self.repository(name)
+            for path in repository.name_files():
+                try:
+                    yield repository.read_name(path)
+                except FileNotFoundError:
+                    continue
+                except StoreDamaged as error:
+                    yield error
+
     def lease(self) -> AbstractContextManager[None]:
         return self.root.lease()
 

@@ -90,17 +90,12 @@ def _is_sound(digest: Digest, path: Path) -> bool:
 
 
 def _names(store: LayoutStore, corrupt: set[Digest]) -> Iterator[Finding]:
-    for repository in map(store.repository, sorted(store.walk())):
-        walk = _Walk(store.pool, repository.holds, corrupt)
-        for path in repository.name_files():
-            try:
-                name = repository.read_name(path)
-            except FileNotFoundError:
-                continue  # untagged a moment ago
-            except StoreDamaged as error:
-                yield Finding("damaged", error.message, path=path)
-            else:
-                yield from (replace(item, names=(str(name),)) for item in walk.follow(name.descriptor, name.platforms))
+    for name in store.names_or_damage():
+        if isinstance(name, StoreDamaged):
+            yield Finding("damaged", name.message, path=name.path)
+            continue
+        walk = _Walk(store.pool, store.repository(name.repository).holds, corrupt)
+        yield from (replace(item, names=(str(name),)) for item in walk.follow(name.descriptor, name.platforms))
     yield from _foreign_names(store, corrupt)
 
 

@@ -18,6 +18,7 @@ from pierhead.body import read_all
 from pierhead.errors import UsageError
 from pierhead.oci import (
     DOCKER_MANIFEST,
+    INDEX_TYPES,
     OCI_CONFIG,
     OCI_INDEX,
     OCI_MANIFEST,
@@ -456,9 +457,9 @@ class StoreContract(RepositoryContract):
         with pytest.raises(ManifestBlobUnknown):
             own.put_manifest(raw, OCI_INDEX)
         descriptor = own.put_manifest(raw, OCI_INDEX, sparse=True)
-        assert descriptor.is_index
+        assert descriptor.media_type in INDEX_TYPES
         assert own.manifest(descriptor) == raw
-        assert own.put_manifest(index_of(here), OCI_INDEX).is_index
+        assert own.put_manifest(index_of(here), OCI_INDEX).media_type in INDEX_TYPES
 
     def test_manifest_by_sha512(self, own: Repository) -> None:
         raw = index_of(put_image(own))

@@ -94,7 +94,7 @@ def test_null_and_empty_sections_differ() -> None:
     config = read("configs: {a: {auth: , tls: ~}, b: {auth: {}, tls: {}}, c: {auth: {username: ''}}, d: }")
     assert (config.configs["a"].auth, config.configs["a"].tls) == (None, None)
     assert config.configs["b"].auth is not None
-    assert config.configs["b"].auth.is_empty
+    assert config.configs["b"].auth == registries.Auth(None, None, None, None, config.configs["b"].auth.span)
     assert config.configs["b"].tls is not None
     assert config.configs["c"].auth == registries.Auth(None, None, None, None, config.configs["c"].auth.span)  # type: ignore[union-attr]  # it is there
     assert config.configs["d"] == registries.Config(config.configs["d"].key)

@@ -27,7 +27,6 @@ from pierhead.wire import (
     format_content_range,
     format_link,
     format_range,
-    merge_query,
     next_link,
     parse_challenge,
     parse_challenges,
@@ -384,9 +383,3 @@ def test_errors_of_another_shape_never_raise(value: object) -> None:
 
 def test_status_text() -> None:
     assert (status_text(404), status_text(799)) == ("404 Not Found", "799")
-
-
-def test_merge_query() -> None:
-    assert merge_query("https://a/t", []) == "https://a/t"
-    assert merge_query("https://a/t", [("b", "c d")]) == "https://a/t?b=c+d"
-    assert merge_query("https://a/t?x=1", [("b", "c"), ("b", "d")]) == "https://a/t?x=1&b=c&b=d"

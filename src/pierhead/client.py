@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from pierhead.ask import Memory
 from pierhead.auth import Answer, Inspect, Send, Steps, Wait
 from pierhead.body import Buffer, Write, read_all
-from pierhead.errors import PierheadError
 from pierhead.oci import MANIFEST_LIMIT_BYTES, Descriptor, InvalidManifest
 from pierhead.reference import Digest, Reference
 from pierhead.routing import Plan, Route
@@ -249,8 +248,3 @@ def checked(raw: bytes, descriptor: Descriptor) -> bytes:
     if found != descriptor.digest:
         raise ContentMismatch(f"the bytes have the digest {found}, not {descriptor.digest}")
     return raw
-
-
-def failed_routes(error: PierheadError) -> Sequence[Attempt]:
-    """The attempts behind an error, if it is about routes."""
-    return error.attempts if isinstance(error, AllRoutesFailed) else ()

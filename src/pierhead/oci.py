@@ -23,7 +23,6 @@ JSON_ITEMS_LIMIT: Final = 10_000
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
-OCI_EMPTY: Final = "application/vnd.oci.empty.v1+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+json"
@@ -151,10 +150,6 @@ class Descriptor:
     platform: Platform | None = None
     annotations: Mapping[str, str] = field(default_factory=dict, compare=False, hash=False)
     artifact_type: str = ""
-
-    @property
-    def is_index(self) -> bool:
-        return self.media_type in INDEX_TYPES
 
     @property
     def is_manifest(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -451,10 +451,3 @@ def status_text(status: int) -> str:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         return str(status)
-
-
-def merge_query(url: str, parameters: Sequence[tuple[str, str]]) -> str:
-    """`url` with more query parameters behind those it has."""
-    if not parameters:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(list(parameters))}"

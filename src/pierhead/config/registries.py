@@ -72,10 +72,6 @@ class Auth:
     identity_token: SecretText | None
     span: Span
 
-    @property
-    def is_empty(self) -> bool:
-        return not (self.username or self.password or self.auth or self.identity_token)
-
 
 @dataclass(frozen=True, slots=True)
 class Tls:
@@ -128,6 +124,14 @@ class ConfigUnreadable(UsageError):
         self.missing = missing
 
 
+_HINTS = {
+    "yaml-syntax": "correct what is named here; YAML indents with spaces, never with tabs",
+    "yaml-type": (
+        "endpoint is a list; rewrite, auth and tls are maps; insecure_skip_verify is true or false without quotes"
+    ),
+}
+
+
 class UnusableConfig(UsageError):
     """K3s would refuse the file; `problems` are all the reasons."""
 
@@ -135,7 +139,7 @@ class UnusableConfig(UsageError):
         self.problems = tuple(problem for problem in config.problems if problem.severity == "error")
         listed = [f"{problem.span}: {problem.message}" for problem in self.problems]
         lines = "\n".join([f"{config.file} cannot be used; K3s would wait until it is corrected", *listed])
-        super().__init__(lines, hint="correct the file; quote values that hold special characters")
+        super().__init__(lines, hint=_HINTS.get(self.problems[0].id if self.problems else "", ""))
 
 
 def unusable(config: RegistriesConfig) -> None:

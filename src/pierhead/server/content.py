@@ -25,7 +25,6 @@ from pierhead.wire import (
 
 TAGS_PER_PUT_LIMIT: Final = 100
 # Content under a digest never changes. As CNCF distribution: registry/storage/blobserver.go, blobCacheControlMaxAge.
-_FOREVER: Final = ("Cache-Control", "max-age=31536000")
 
 
 # ── manifests ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -194,6 +194,14 @@ def test_errors_by_the_source(text: str, error: str) -> None:
     assert found.reveal().split("\n  line 1: ")[-1] == error
 
 
+def test_a_quote_that_is_never_closed_is_where_it_was_opened() -> None:
+    (problem,) = read('mirrors:\n  "r.example:\n    endpoint: [x]\n').problems
+
+    assert problem.id == "yaml-syntax"
+    assert problem.span
+    assert (problem.span.line, problem.span.column) == (2, 3)
+
+
 def test_aliases_cannot_multiply_without_end() -> None:
     levels = ["a0: &a0 {endpoint: [x]}"]
     levels += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12)]

@@ -12,26 +12,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
 
-from pierhead.config import toml
 from pierhead.config.containerd import (
     DEFAULT_DIRECTORY,
     Directory,
     Host,
     HostTree,
-    Lookup,
     Origin,
     UnusableHosts,
     directory_name,
     is_localhost,
     parse_entries,
 )
+from pierhead.config.k3s_before_certs import before_certs
+from pierhead.config.k3s_hosts import Flags, K3sHosts, SkippedEndpoint, SkipReason
+from pierhead.config.k3s_problems import as_read, auth_problems, key_problems, unusable_problem
+from pierhead.config.k3s_releases import (
+    asked_bare,
+    is_dropped_bare,
+    known,
+    own_endpoint,
+    unquoted_problems,
+    without_listed_default,
+)
 from pierhead.config.k3sfile import CannotRender, Endpoint, HostsFile, rendered
 from pierhead.config.registries import Config, Mirror, RegistriesConfig, Text, Tls, unusable
+from pierhead.config.versions import CURRENT, Behaviour
 from pierhead.errors import FLAGS, Problem, Span
-from pierhead.gourl import GoUrl, InvalidUrl, go_bytes, parse, path_clean, quote, shown
+from pierhead.gourl import GoUrl, InvalidUrl, go_bytes, parse, path_clean
 from pierhead.redact import Secret
+
+__all__ = [
+    "Flags",
+    "K3sHosts",
+    "SkipReason",
+    "SkippedEndpoint",
+    "auth_for",
+    "credentials",
+    "hosts",
+    "normalized",
+    "render",
+]
+
+NO_FLAGS: Final = Flags()
 
 NAME_LIMIT_BYTES = 255  # NAME_MAX of Linux file systems
 PATH_LIMIT_BYTES = 4096  # PATH_MAX, the final NUL included
@@ -41,107 +65,53 @@ _HUB = "registry-1.docker.io"
 _HUB_ALIASES = (_HUB, "docker.io", "index.docker.io")
 
 
-@dataclass(frozen=True, slots=True)
-class Flags:
-    """K3s' own settings that bear on registries; `program` is k3s or rke2."""
+def hosts(config: RegistriesConfig, flags: Flags = NO_FLAGS, behaviour: Behaviour = CURRENT) -> K3sHosts:
+    """The hosts of every registry, exactly as containerd gets them; raises `UnusableConfig`.
 
-    disable_default_registry_endpoint: bool = False
-    embedded_registry: str | None = None
-    program: str = "k3s"
-    data_dir: str | None = None
-
-    @property
-    def agent_directory(self) -> str:
-        return f"{self.data_dir or f'/var/lib/rancher/{self.program}'}/agent"
-
-    @property
-    def root(self) -> str:
-        """The directory that holds config.toml and certs.d."""
-        return f"{self.agent_directory}/etc/containerd"
-
-
-SkipReason = Literal[
-    "invalid-url", "duplicate", "invalid-registry", "only-default", "default-disabled", "unusable-file"
-]
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedEndpoint:
-    """A place that is configured, or would be asked by default, and that containerd never hears of.
-
-    `endpoint` is as written; None for a registry's own default endpoint. `message` holds no secret.
+    Of other releases than the current one (`behaviour`): as far as section 1.4 and the modules `k3s_releases` and
+    `k3s_before_certs` say. YAML is read, and containerd's own rules for certs.d are, as today's.
     """
-
-    mirror: Text
-    endpoint: Text | None
-    reason: SkipReason
-    message: str
-
-    @property
-    def span(self) -> Span:
-        return self.endpoint.span if self.endpoint else self.mirror.span
-
-
-@dataclass(frozen=True, slots=True)
-class K3sHosts:
-    """All that K3s gives containerd. `config` is the configuration with the embedded registry in it.
-
-    `log` holds what K3s itself logs, as "level: message", userinfo of endpoints included. `error`: why K3s would fail
-    to write the files (it then does not start containerd); the tree is empty.
-    """
-
-    config: RegistriesConfig
-    tree: HostTree
-    skipped: tuple[SkippedEndpoint, ...] = ()
-    log: tuple[Secret, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    error: str | None = None
-
-    def lookup(self, registry: str) -> Lookup:
-        """What containerd asks for images of `registry`, in order."""
-        return self.tree.lookup(registry)
-
-    def skipped_for(self, lookup: Lookup) -> tuple[SkippedEndpoint, ...]:
-        """What was configured for the images of this lookup and is not asked."""
-        keys = {lookup.registry}
-        if lookup.directory is not None and lookup.directory.key is not None:
-            keys.add(lookup.directory.key.value)
-        return tuple(skip for skip in self.skipped if skip.mirror.value in keys)
-
-
-def hosts(config: RegistriesConfig, flags: Flags = Flags()) -> K3sHosts:
-    """The hosts of every registry, exactly as containerd gets them; raises `UnusableConfig`."""
     unusable(config)
-    plan = _Plan.of(config, flags)
+    config, flags = known(config, flags, behaviour)
+    found = _hosts(config, flags, behaviour) if behaviour.certs_d else before_certs(config, behaviour)
+    if behaviour.quoted_credentials:
+        return found
+    return replace(found, problems=(*found.problems, *unquoted_problems(config)))
+
+
+def _hosts(config: RegistriesConfig, flags: Flags, behaviour: Behaviour) -> K3sHosts:
+    plan = _Plan.of(config, flags, behaviour)
     try:
         written = plan.write()
     except CannotRender as error:
         problem = Problem("cannot-render", "error", f"K3s cannot write its files: {error.message}", error.span)
-        return K3sHosts(plan.config, HostTree(), tuple(plan.skipped), tuple(plan.log), (problem,), error.message)
+        skipped, log = tuple(plan.skipped), tuple(plan.log)
+        return K3sHosts(plan.config, HostTree(), skipped, log, (problem,), error.message, behaviour)
     directories = {directory.name: directory for directory in map(plan.read, written) if directory}
     unread = [skip for directory in directories.values() for skip in _unread(directory, plan)]
     disabled = [skip for directory in directories.values() for skip in _disabled(directory, plan)]
-    problems = (*plan.problems, *_auth_problems(plan.config))
+    problems = (*plan.problems, *auth_problems(plan.config, credentials(plan.config)))
     tree = HostTree.of(directories.values())
-    return K3sHosts(plan.config, tree, (*plan.skipped, *unread, *disabled), tuple(plan.log), problems)
+    skipped = (*plan.skipped, *unread, *disabled)
+    return K3sHosts(plan.config, tree, skipped, tuple(plan.log), problems, behaviour=behaviour)
 
 
-def render(config: RegistriesConfig, flags: Flags = Flags()) -> Mapping[str, str]:
+def render(config: RegistriesConfig, flags: Flags = NO_FLAGS) -> Mapping[str, str]:
     """The text of every hosts.toml by its path below `flags.root`, byte for byte.
 
     Raises `UnusableConfig`, and `CannotRender` with the message that K3s fails with. A path that leaves the root
     (a key like `../../x`) is absolute.
     """
     unusable(config)
-    return {_path(written.path, flags): written.text for written in _Plan.of(config, flags).write()}
+    return {_path(written.path, flags): written.text for written in _Plan.of(config, flags, CURRENT).write()}
 
 
-def auth_for(config: RegistriesConfig, host: str) -> Config | None:
+def auth_for(config: RegistriesConfig, host: str, behaviour: Behaviour = CURRENT) -> Config | None:
     """The entry of `configs` whose credentials containerd uses when `host` (name[:port]) challenges (section 4.2).
 
     Pass `K3sHosts.config`: the embedded registry replaces an entry under its own address.
     """
-    for key in _HUB_ALIASES if host == _HUB else (host,):
+    for key in _HUB_ALIASES if host == _HUB and behaviour.docker_io_credentials else (host,):
         entry = config.configs.get(key)
         if entry is not None and entry.auth is not None:
             return entry
@@ -183,20 +153,25 @@ class _Plan:
 
     config: RegistriesConfig
     flags: Flags
+    behaviour: Behaviour
     files: dict[str, HostsFile] = field(default_factory=dict)
     skipped: list[SkippedEndpoint] = field(default_factory=list)
     log: list[Secret] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     @classmethod
-    def of(cls, config: RegistriesConfig, flags: Flags) -> _Plan:
-        plan = cls(_with_embedded(config, flags), flags)
-        for entry in plan.config.configs.values():
+    def of(cls, config: RegistriesConfig, flags: Flags, behaviour: Behaviour) -> _Plan:
+        plan = cls(_with_embedded(config, flags), flags, behaviour)
+        for entry in plan.config.configs.values() if behaviour.config_of_default else ():
             plan._add_config(entry)
         for mirror in plan.config.mirrors.values():
             plan._add_mirror(mirror)
+        for entry in plan.config.configs.values() if not behaviour.config_of_default else ():
+            plan._add_own_endpoint(entry)
+        if not behaviour.default_listed_last:
+            plan.files = {name: plan._without_listed_default(made) for name, made in plan.files.items()}
         plan._drop_defaults()
-        plan.problems.extend(_key_problems(plan.config, plan.files))
+        plan.problems.extend(key_problems(plan.config, plan.files))
         return plan
 
     @property
@@ -208,12 +183,23 @@ class _Plan:
         if made is not None:
             self.files[_file_name(entry.key)] = made
 
+    def _add_own_endpoint(self, entry: Config) -> None:
+        """As K3s did before it made the default endpoint of `configs` first; it looked for the literal key here too."""
+        found = self.files.get(entry.key.value)
+        made = found or self._default_file(entry.key, entry)
+        if made is None or made.endpoints:
+            return
+        if entry.key.value == "*" or entry.auth is not None or entry.tls is not None:
+            made = own_endpoint(entry, normalized(entry.key.value, self.address)[1])
+        self.files[_file_name(entry.key)] = made
+
     def _add_mirror(self, mirror: Mirror) -> None:
         key = mirror.key
         # K3s looks for the literal key here, so what configs."*" made (under "_default") is lost to mirrors."*".
         made = self.files.get(key.value)
         if made is None:
-            made = self._default_file(key, _config_for(self.config, key.value))
+            config = _config_for(self.config, key.value) if self.behaviour.config_of_default else None
+            made = self._default_file(key, config)
             if made is None:
                 self.skipped.extend(
                     SkippedEndpoint(key, text, "invalid-registry", f"the mirror name {key.shown} is no address")
@@ -227,11 +213,14 @@ class _Plan:
             self.problems.append(Problem("default-endpoint-stays", "warning", message, key.span))
         if key.value == "*" and made.default is not None:
             made = replace(made, default=Endpoint(GoUrl(), kind="default"))
-        self.files[_file_name(key)] = self._with_endpoints(replace(made, key=key), mirror)
+        made = self._with_endpoints(replace(made, key=key), mirror)
+        if key.value == "*" and made.endpoints and not self.behaviour.wildcard_falls_back:
+            made = replace(made, default=None)
+        self.files[_file_name(key)] = made
 
     def _default_file(self, key: Text, config: Config | None) -> HostsFile | None:
         try:
-            _, url, _ = _normalized(key.value, self.address)
+            _, url, _ = normalized(key.value, self.address)
         except InvalidUrl as error:
             start = f"error: Failed to generate config for registry {key.value}: invalid endpoint URL {key.value}"
             self.log.append(Secret(f"{start} for {key.value}: {error.go_text.reveal()}"))
@@ -247,31 +236,49 @@ class _Plan:
             endpoint = self._endpoint(index, text, mirror)
             if endpoint is None:
                 continue
-            if endpoint.address in seen:
+            if endpoint.address in seen and self.behaviour.duplicates_harmless:
                 self._skip_duplicate(index, text, mirror)
                 continue
             seen.add(endpoint.address)
-            last = index + 1 == len(mirror.endpoints)
+            last = index + 1 == len(mirror.endpoints) and self.behaviour.default_listed_last
             if last and endpoint.address == (made.default.address if made.default else ""):
                 made = replace(made, default=replace(endpoint, kind="default"))
                 self._note_lost_rewrites(text, mirror)
             else:
                 endpoints.append(endpoint)
+        if made.default is not None and not self.behaviour.rewrites_spare_default:
+            made = replace(made, default=replace(made.default, rewrites=mirror.rewrites))
         return replace(made, endpoints=tuple(endpoints))
 
+    def _without_listed_default(self, made: HostsFile) -> HostsFile:
+        kept = without_listed_default(made)
+        if made.endpoints and not kept.endpoints:
+            message = "the mirror lists its registry's own endpoint last: this release writes nothing for it"
+            self.problems.append(Problem("mirror-lost", "error", message, made.key.span))
+            texts = [endpoint.text for endpoint in made.endpoints if endpoint.text is not None]
+            self.skipped.extend(SkippedEndpoint(made.key, text, "lost-mirror", message) for text in texts)
+        return kept
+
     def _endpoint(self, index: int, text: Text, mirror: Mirror) -> Endpoint | None:
+        if not self.behaviour.bare_endpoints and is_dropped_bare(text.value):
+            message = "this release drops an endpoint that is a bare IP address"
+            self._skip(SkippedEndpoint(mirror.key, text, "invalid-url", message), "invalid-endpoint", "error")
+            return None
         try:
-            registry, url, override = _normalized(text.value, self.address)
+            registry, url, override = normalized(text.value, self.address)
         except InvalidUrl as error:
             start = f"warning: Ignoring invalid endpoint URL {index}={text.value} for {mirror.key.value}"
             self.log.append(Secret(f"{start}: {error.go_text.reveal()}"))
             message = f"K3s cannot use the endpoint and ignores it: {error.message}"
             self._skip(SkippedEndpoint(mirror.key, text, "invalid-url", message), "invalid-endpoint", "error")
             return None
+        if not self.behaviour.bare_endpoints:
+            url, override = asked_bare(text.value, url)
         embedded = url.host == self.address
+        by_name = self.behaviour.config_of_default
         return Endpoint(
             url,
-            _config_for(self.config, registry),
+            _config_for(self.config, registry) if by_name else self.config.configs.get(url.host),
             text,
             () if embedded else mirror.rewrites,
             override,
@@ -330,12 +337,18 @@ class _Plan:
         name = directory_name(_path(written.path, self.flags))
         if name is None:
             return None
+        if not self.behaviour.default_only_file and not made.endpoints:
+            directory = Directory(name, unusable="invalid `host` tree", key=made.key)
+            self.problems.append(unusable_problem(made, directory))
+            return directory
         try:
             entries = parse_entries(written.text, written.path)
         except UnusableHosts as error:
             directory = Directory(name, unusable=error.message, key=made.key)
-            self.problems.append(_unusable_problem(made, directory))
+            self.problems.append(unusable_problem(made, directory))
             return directory
+        if not self.behaviour.rewrites_spare_default:  # in no release, as certs.d came with it: to tell the two apart
+            entries = [(table, _rewriting(made, host) if table is None else host) for table, host in entries]
         return Directory(name, tuple(_annotated(made, entries)), key=made.key)
 
 
@@ -343,8 +356,11 @@ def _file_name(key: Text) -> str:
     return DEFAULT_DIRECTORY if key.value == "*" else key.value
 
 
-def _normalized(endpoint: str, address: str) -> tuple[str, GoUrl, bool]:
-    """(name to look for in configs, URL, whether its path is taken as it is); as normalizeEndpointAddress."""
+def normalized(endpoint: str, address: str = _NO_ADDRESS) -> tuple[str, GoUrl, bool]:
+    """(name to look for in configs, URL, whether its path is taken as it is); as normalizeEndpointAddress.
+
+    `address` is that of the embedded registry. Raises `InvalidUrl`.
+    """
     url = parse(endpoint if "://" in endpoint else f"//{endpoint}")
     scheme = url.scheme
     if not scheme:
@@ -407,34 +423,22 @@ def _annotated(made: HostsFile, entries: list[tuple[str | None, Host]]) -> Itera
         yield host if endpoint is None else _with_origin(host, endpoint, made.key)
 
 
+def _rewriting(made: HostsFile, host: Host) -> Host:
+    """The default host with the rewrites of its mirror."""
+    rules = made.default.rewrites if made.default else ()
+    read = {as_read(rule.pattern.value): as_read(rule.replacement.value) for rule in rules}
+    texts = {pattern: text for pattern, text in read.items() if pattern is not None and text is not None}
+    return replace(host, rewrites=texts)
+
+
 def _with_origin(host: Host, endpoint: Endpoint, key: Text) -> Host:
-    rules = {pattern: rule for rule in endpoint.rewrites if (pattern := _as_read(rule.pattern.value)) in host.rewrites}
+    rules = {pattern: rule for rule in endpoint.rewrites if (pattern := as_read(rule.pattern.value)) in host.rewrites}
     ordered = {pattern: host.rewrites[pattern] for pattern in rules if pattern is not None} | dict(host.rewrites)
     written = {pattern: rule for pattern, rule in rules.items() if pattern is not None}
     origin = Origin(
         endpoint.kind, endpoint.text, endpoint.config, written, endpoint.text.span if endpoint.text else key.span
     )
     return replace(host, rewrites=ordered, origin=origin)
-
-
-def _as_read(text: str) -> str | None:
-    """What containerd reads of a text that K3s writes between quotes without escaping; None if it cannot."""
-    try:
-        return toml.basic_string(go_bytes(text))
-    except toml.InvalidToml:
-        return None
-
-
-def _unusable_problem(made: HostsFile, directory: Directory) -> Problem:
-    """Points at the first value that TOML cannot hold, or at the registry."""
-    for endpoint in made.endpoints:
-        for rule in endpoint.rewrites:
-            for text in (rule.pattern, rule.replacement):
-                if _as_read(text.value) is None:
-                    message = f"containerd ignores {directory.path} because of this rewrite: {directory.unusable}"
-                    return Problem("unusable-hosts-toml", "error", message, text.span)
-    message = f"containerd ignores {directory.path}: {directory.unusable}"
-    return Problem("unusable-hosts-toml", "error", message, made.key.span)
 
 
 def _unread(directory: Directory, plan: _Plan) -> Iterator[SkippedEndpoint]:
@@ -451,48 +455,9 @@ def _disabled(directory: Directory, plan: _Plan) -> Iterator[SkippedEndpoint]:
     """The default endpoint, unless containerd asks it for want of a host in last place, or of a file (E28)."""
     if not directory.hosts or not directory.hosts[-1].host or directory.key is None:
         return
-    if plan.files[_file_name(directory.key)].default is None:
+    made = plan.files[_file_name(directory.key)]
+    if made.default is None and all(endpoint.kind != "default" for endpoint in made.endpoints):
         message = "the default registry endpoint is disabled"
+        if not plan.flags.disable_default_registry_endpoint:
+            message = "this release asks nobody behind the endpoints of a wildcard"
         yield SkippedEndpoint(directory.key, None, "default-disabled", message)
-
-
-def _key_problems(config: RegistriesConfig, files: Mapping[str, HostsFile]) -> Iterator[Problem]:
-    keys: dict[str, Config | Mirror] = {**config.configs, **config.mirrors}
-    if "*" in keys and DEFAULT_DIRECTORY in keys:
-        message = f'"*" and {DEFAULT_DIRECTORY} are written to the same file: K3s picks one at random'
-        yield Problem("ambiguous-directory", "warning", message, keys[DEFAULT_DIRECTORY].key.span)
-    wildcard = config.configs.get("*")
-    if "*" in config.mirrors and wildcard is not None and wildcard.tls is not None:
-        message = 'the tls of configs."*" is lost because mirrors."*" exists'
-        yield Problem("wildcard-tls-lost", "warning", message, wildcard.tls.span)
-    places: dict[str, Text] = {}
-    for name, made in files.items():
-        place = path_clean(f"/certs.d/{name}")
-        yield from _place_problems(made.key, place)
-        other = places.setdefault(place, made.key)
-        if other is not made.key:
-            message = f"{made.key.shown} and {other.shown} are written to the same file: K3s picks one at random"
-            yield Problem("ambiguous-directory", "warning", message, made.key.span)
-
-
-def _place_problems(key: Text, place: str) -> Iterator[Problem]:
-    if not place.startswith("/certs.d/"):
-        what = "all of certs.d" if place == "/certs.d" else "files outside certs.d, config.toml among them"
-        yield Problem("destructive-key", "error", f"K3s deletes {what} because of the key {key.shown!r}", key.span)
-    elif "/" in place.removeprefix("/certs.d/"):
-        message = f"{key.shown} never matches an image: a registry name has no scheme and no path"
-        yield Problem("key-never-matches", "warning", message, key.span)
-
-
-def _auth_problems(config: RegistriesConfig) -> Iterator[Problem]:
-    """Values that K3s writes into config.toml in a way that keeps containerd from starting (differences B1)."""
-    for key, fields in credentials(config).items():
-        entry = config.configs[key]
-        assert entry.auth is not None  # credentials has no others
-        if "'" in key or any(character != "\t" and (character < " " or character == "\x7f") for character in key):
-            message = f"containerd does not start: it cannot read the key {shown(key)!r} in config.toml"
-            yield Problem("containerd-does-not-start", "error", message, entry.key.span)
-        for name, value in fields.items():
-            if _as_read(quote(value.reveal())[1:-1]) is None:
-                message = f"containerd does not start: a control character in {name} makes config.toml unreadable"
-                yield Problem("containerd-does-not-start", "error", message, entry.auth.span)

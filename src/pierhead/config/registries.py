@@ -181,16 +181,21 @@ _REGISTRY = GoType(
 
 def load(path: str | Path) -> RegistriesConfig:
     """Reads and parses the file at `path`; raises `ConfigUnreadable` if there is nothing to parse."""
+    return parse(read_limited(path), os.fspath(path))
+
+
+def read_limited(path: str | Path) -> bytes:
+    """The bytes of the file at `path`; raises `ConfigUnreadable`."""
     name = os.fspath(path)
     try:
         with Path(path).open("rb") as file:
             data = file.read(SIZE_LIMIT_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or "it cannot be opened"
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        reason = (error.strerror if isinstance(error, OSError) else str(error)) or "it cannot be opened"
         raise ConfigUnreadable(name, reason, missing=isinstance(error, FileNotFoundError)) from error
     if len(data) > SIZE_LIMIT_BYTES:
         raise ConfigUnreadable(name, f"it is larger than {SIZE_LIMIT_BYTES} bytes")
-    return parse(data, name)
+    return data
 
 
 def parse(data: bytes, file: str) -> RegistriesConfig:

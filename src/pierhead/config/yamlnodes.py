@@ -38,7 +38,10 @@ class Unreadable(Exception):
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A node of the document. `implicit`: a plain scalar, or one tagged `!`. `target`: what an alias stands for."""
+    """A node of the document. `implicit`: a plain scalar, or one tagged `!`. `target`: what an alias stands for.
+
+    The span of a collection is where it begins; `closed` is where one in brackets ends (line, column).
+    """
 
     kind: Kind
     span: Span
@@ -47,6 +50,7 @@ class Node:
     implicit: bool = False
     children: list[Node] = field(default_factory=list)
     target: Node | None = None
+    closed: tuple[int, int] | None = None
 
 
 def compose(data: bytes, file: str) -> tuple[Node | None, Span | None]:
@@ -90,7 +94,10 @@ class _Composer:
         while True:
             event = self._events()
             if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
-                node = open_nodes.pop()[0]
+                node, bracket = open_nodes.pop()
+                if bracket:
+                    end = _span(event, self._file)
+                    node.closed = (end.end_line, end.end_column)
             else:
                 parent, inside = open_nodes[-1] if open_nodes else (None, "")
                 node = self._node(event, inside)
@@ -163,6 +170,8 @@ def _marked(error: yaml.MarkedYAMLError, file: str) -> Unreadable:
         line = error.context_mark.line
     place = f"line {line}: " if line else ""
     where = error.problem_mark or error.context_mark
+    if error.problem == "found unexpected end of stream":
+        where = error.context_mark or where  # where the quote was opened that nobody closed
     span = Span(file, where.line + 1, where.column + 1) if where else Span(file, 1)
     return Unreadable(place + (error.problem or "unknown problem parsing YAML content"), span)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pierhead.transport import CurlTransport, Exchange
-from pki import Pki, make_pki
+from pki import Pki, make_pki, make_vector_pki
 
-pytest_plugins = ["plugin_components"]
+pytest_plugins = ["plugin_components", "plugin_summaries"]
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,19 @@ def transport(exchanges: list[Exchange]) -> Iterator[CurlTransport]:
     transport = CurlTransport(on_exchange=exchanges.append)
     yield transport
     transport.close()
+
+
+@pytest.fixture(scope="session")
+def vector_pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificates that the recorded cases name `{pki}`."""
+    folder = tmp_path_factory.mktemp("vector-pki")
+    make_vector_pki(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def closed_port() -> Iterator[str]:
+    """A place where nobody listens: bound, so that nobody else does either."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"

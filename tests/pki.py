@@ -110,9 +110,7 @@ def _leaf(
         )
     pair = Pair(str(folder / f"{name}.pem"), str(folder / f"{name}.key"))
     _write_cert(Path(pair.cert), builder.sign(authority.key, hashes.SHA256()))
-    Path(pair.key).write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    _write_key(Path(pair.key), key)
     return pair
 
 
@@ -159,10 +157,17 @@ def _write_cert(path: Path, cert: x509.Certificate) -> None:
     path.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
 
 
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
 def make_vector_pki(folder: Path) -> None:
     """The files that the recorded cases name: see tests/vectors/README.md."""
     ca, other = _authority("vectors test CA"), _authority("another CA")
     _write_cert(folder / "ca.pem", ca.cert)
+    _write_key(folder / "ca.key", ca.key)
     _write_cert(folder / "other-ca.pem", other.cert)
     addresses = [f"127.0.0.{number}" for number in range(1, 31)]
     names = [*addresses, "::1", "localhost", "registry-1.docker.io", "index.docker.io", "*.test.example"]

@@ -16,6 +16,7 @@ from pierhead.errors import UsageError
 
 if TYPE_CHECKING:
     from pierhead.cli.world import World
+    from pierhead.config.versions import K3sVersion
     from pierhead.transport import CurlTransport, Timeouts
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,6 +50,26 @@ def configuration(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def k3s_version(command: F) -> F:
+    """The option that names the release of K3s or RKE2 to go by; a `K3sVersion`, or None for the current one."""
+    return click.option(
+        "--k3s-version",
+        metavar="VERSION",
+        callback=version_of,
+        help="The release of K3s or RKE2 to go by, as v1.28.6+k3s1; v1.28 is the last of that minor. "
+        "Default: the current one.",
+    )(command)
+
+
+def version_of(_context: click.Context, _parameter: click.Parameter, text: str | None) -> K3sVersion | None:
+    """A version option's value; raises `InvalidVersion`, which says how it is written."""
+    if text is None:
+        return None
+    from pierhead.config.versions import K3sVersion
+
+    return K3sVersion.parse(text)
 
 
 def root(command: F) -> F:

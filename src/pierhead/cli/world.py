@@ -19,6 +19,7 @@ from pierhead.routing import OwnRegistry, Plan, Skipped, plan
 if TYPE_CHECKING:
     from pierhead.config import k3s
     from pierhead.config.registries import RegistriesConfig, Text
+    from pierhead.config.versions import K3sVersion
 
 DEFAULT_FILES = (Path("/etc/rancher/k3s/registries.yaml"), Path("/etc/rancher/rke2/registries.yaml"))
 SECRET_LIMIT_CHARS = 64 * 1024
@@ -58,7 +59,7 @@ class World:
                 return None
             from pierhead.config.k3s import auth_for
 
-            return from_registries(auth_for(self.hosts.config, host))
+            return from_registries(auth_for(self.hosts.config, host, self.hosts.behaviour))
 
         def elsewhere(host: str) -> Credential | None:
             return self.sources.lookup(host, reference.repository)
@@ -103,24 +104,35 @@ def read_world(
     embedded_registry: str | None = None,
     own_registry: OwnRegistry = OwnRegistry(),
     flag: Credential | None = None,
+    k3s_version: K3sVersion | None = None,
 ) -> World:
-    """The world of a command; raises `ConfigUnreadable`, `UnusableConfig`, `CannotRender`."""
+    """The world of a command, as that release of K3s makes it, else the current one.
+
+    Raises `ConfigUnreadable`, `UnusableConfig`, `CannotRender`.
+    """
     if file is None and not embedded_registry and not any(map(os.path.lexists, DEFAULT_FILES)):
         hosts = None  # as K3s: no file, no registries
     else:
-        hosts = _read_hosts(file, disable_default_registry_endpoint, embedded_registry)
+        config = read_config(file)
+        flags = flags_for(config, disable_default_registry_endpoint, embedded_registry)
+        hosts = _hosts(config, flags, k3s_version)
     return World(hosts, CredentialSources(os.environ, Path.home()), own_registry, flag)
 
 
-def _read_hosts(file: Path | None, disable_default_endpoint: bool, embedded_registry: str | None) -> k3s.K3sHosts:
+def flags_for(config: RegistriesConfig, disable_default_endpoint: bool, embedded_registry: str | None) -> k3s.Flags:
+    """K3s' own settings, for the program that the file belongs to."""
+    from pierhead.config import k3s
+
+    program = "rke2" if "rke2" in Path(config.file).parts else "k3s"
+    return k3s.Flags(disable_default_endpoint, embedded_registry, program)
+
+
+def _hosts(config: RegistriesConfig, flags: k3s.Flags, k3s_version: K3sVersion | None) -> k3s.K3sHosts:
     from pierhead.config import k3s
     from pierhead.config.k3sfile import CannotRender
-    from pierhead.config.registries import unusable
+    from pierhead.config.versions import CURRENT, behaviour
 
-    config = _read_config(file)
-    unusable(config)
-    program = "rke2" if "rke2" in Path(config.file).parts else "k3s"
-    hosts = k3s.hosts(config, k3s.Flags(disable_default_endpoint, embedded_registry, program))
+    hosts = k3s.hosts(config, flags, behaviour(k3s_version) if k3s_version else CURRENT)
     if hosts.error:
         raise CannotRender(hosts.error)
     return hosts
@@ -131,7 +143,19 @@ def _skipped(item: k3s.SkippedEndpoint, registry: str) -> Skipped:
     return Skipped(endpoint, item.message, item.span)
 
 
-def _read_config(file: Path | None) -> RegistriesConfig:
+def read_config(file: Path | None) -> RegistriesConfig:
+    """The file, "-" for standard input, or the first default one that exists (none: an empty one).
+
+    Raises `ConfigUnreadable`, and `UnusableConfig` if K3s would refuse it.
+    """
+    from pierhead.config.registries import unusable
+
+    config = _read(file)
+    unusable(config)
+    return config
+
+
+def _read(file: Path | None) -> RegistriesConfig:
     from pierhead.config.registries import SIZE_LIMIT_BYTES, ConfigUnreadable, load, parse
 
     if file is not None and str(file) == "-":

@@ -1,0 +1,80 @@
+"""A list of images, one name on a line: k3s-images.txt, rke2-images.*.txt, or what `crictl images -q` was piped into.
+
+Blank lines and what stands after a `#` are left out, line ends may be those of Windows, an image that is listed twice
+counts once. A line that is no image becomes a `Problem` with its place; the others are read all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from pierhead.errors import Problem, Span, UsageError
+from pierhead.reference import InvalidReference, Reference
+
+LIST_LIMIT_BYTES: Final = 16 * 1024 * 1024
+LINES_LIMIT: Final = 200_000
+LINE_LIMIT_CHARS: Final = 4096  # far above the longest reference with a sha512 digest
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """An image of a list: what it means, where it stands (the first time), and how it is written there.
+
+    The span's end is that of the name.
+    """
+
+    reference: Reference
+    span: Span
+    text: str
+
+
+def read_list(text: str, file: str) -> tuple[tuple[ListedImage, ...], tuple[Problem, ...]]:
+    """The images of `text` in order, each once, and the lines that name none. Raises `UsageError` for too many lines.
+
+    `file` is how the user named it, or "-".
+    """
+    lines = text.removeprefix("\ufeff").split("\n")
+    if len(lines) > LINES_LIMIT:
+        raise UsageError(f"{file} has {len(lines)} lines; the limit is {LINES_LIMIT}", hint="split the list")
+    images: dict[Reference, ListedImage] = {}
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, 1):
+        name = line.split("#", 1)[0].strip() if "#" in line else line.strip()
+        if not name:
+            continue
+        column = line.index(name) + 1
+        span = Span(file, number, column, number, column + len(name))
+        try:
+            reference = _parse(name)
+        except InvalidReference as error:
+            message = f"{error.message}. {error.hint.rstrip('.')}"
+            problems.append(Problem("invalid-image", "error", message, span))
+        else:
+            images.setdefault(reference, ListedImage(reference, span, name))
+    return tuple(images.values()), tuple(problems)
+
+
+def load_list(file: str, standard_input: IO[bytes]) -> tuple[tuple[ListedImage, ...], tuple[Problem, ...]]:
+    """As `read_list`, of a file, or of `standard_input` if that is "-". Raises `UsageError`."""
+    if file == "-":
+        data = standard_input.read(LIST_LIMIT_BYTES + 1)
+    else:
+        try:
+            with Path(file).open("rb") as opened:
+                data = opened.read(LIST_LIMIT_BYTES + 1)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise UsageError(f"the list of images {file} cannot be read: {reason}") from None
+    if len(data) > LIST_LIMIT_BYTES:
+        raise UsageError(f"the list of images {file} is larger than {LIST_LIMIT_BYTES} bytes")
+    # What is no UTF-8 is in no image's name: it spoils its own line only.
+    return read_list(data.decode("utf-8", "replace"), file)
+
+
+def _parse(name: str) -> Reference:
+    if len(name) > LINE_LIMIT_CHARS:
+        hint = "write one image on each line"
+        raise InvalidReference(name, "it is too long", hint=hint, go_text="invalid reference format")
+    return Reference.parse(name)

@@ -32,7 +32,7 @@ SHORTEST_MASKED_CHARS: Final = 4  # a shorter secret would mask half of the sent
 FOREVER: Final = float("inf")
 
 # What a later object of the same pull would meet again.
-_DEAD: Final = frozenset(
+DEAD: Final = frozenset(
     {
         Cause.DNS,
         Cause.REFUSED,
@@ -94,6 +94,7 @@ class GivenUp(PierheadError):
         error = reason if isinstance(reason, PierheadError) else None
         super().__init__(f"not asked again: {error.message if error else reason}", hint=error.hint if error else "")
         self.exit_code = error.exit_code if error else ExitCode.FAILED
+        self.go_text = self.message  # containerd knows nothing of this
         self.status = status
 
 
@@ -216,7 +217,7 @@ def _send(memory: Memory, route: Route, request: Request) -> Steps[Response]:
     if falls_back and request.authority in memory.hosts.plain:
         request, falls_back = _plainly(request), False
     answer = yield Send(request, options)
-    if falls_back and isinstance(answer, TransportError) and _no_tls(answer, request.authority):
+    if falls_back and isinstance(answer, TransportError) and no_tls(answer, request.authority):
         memory.hosts.plain.add(request.authority)
         answer = yield Send(_plainly(request), options)
     if isinstance(answer, TransportError):
@@ -229,7 +230,8 @@ def _plainly(request: Request) -> Request:
     return replace(request, url="http://" + request.url.removeprefix("https://"))
 
 
-def _no_tls(error: TransportError, authority: str) -> bool:
+def no_tls(error: TransportError, authority: str) -> bool:
+    """Whether this failure of https makes containerd try plain http, at an endpoint where it may."""
     has_port = ":" in authority.rpartition("]")[2]
     return error.cause in {Cause.PLAIN_HTTP, Cause.TLS_TIMEOUT} or (
         not has_port and error.cause in {Cause.REFUSED, Cause.CONNECT_TIMEOUT}
@@ -274,7 +276,7 @@ def ask(memory: Memory, route: Route, request: Request, *, last_route: bool) -> 
             response.body.close()
             raise
         if again is None:
-            return response
+            return replace(response, request=asked)
         response.body.close()  # before any waiting: somebody else may want the connection
         yield from _pause(tries, again.pause_seconds)
         request = replace(request, method=again.method)
@@ -283,7 +285,7 @@ def ask(memory: Memory, route: Route, request: Request, *, last_route: bool) -> 
 def _remember(tries: _Tries, error: TransportError) -> None:
     """A host that is down is not dialled again; one that is slow is left alone for a while, if there are others."""
     memory = tries.memory
-    if error.cause in _DEAD:
+    if error.cause in DEAD:
         memory.give_up(tries.dialled, GivenUp(error), until=FOREVER)
     elif error.cause is Cause.FIRST_BYTE_TIMEOUT:
         memory.give_up(tries.dialled, GivenUp(error), until=memory.clock() + SLOW_REST_SECONDS)

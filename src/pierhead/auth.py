@@ -21,7 +21,8 @@ from urllib.parse import parse_qsl, urlencode
 
 from pierhead.body import BodyTooLarge, BytesBlob, read_all
 from pierhead.errors import ExitCode, PierheadError, Span
-from pierhead.redact import Secret, safe_url
+from pierhead.gowords import UNAUTHORISED, client_error, corrupt_base64, unexpected_status
+from pierhead.redact import MASK, Secret, safe_url
 from pierhead.redirect import REDIRECT_LIMIT, location_of, redirected
 from pierhead.transport import Cause, Options, TransportError
 from pierhead.wire import NO_HEADERS, Challenge, Headers, Request, Response, one_line, status_text
@@ -116,15 +117,26 @@ Lookup = Callable[[str], Credential | None]
 
 
 class BadCredential(PierheadError):
-    """Something stands where a credential should be, and cannot be read as one. The text of it is not shown."""
+    """Something stands where a credential should be, and cannot be read as one. The text of it is not shown.
+
+    `go_text` is what containerd says (which shows the text, where we do not).
+    """
 
     exit_code = ExitCode.NOT_AUTHORISED
+
+    def __init__(self, message: str, *, hint: str = "", span: Span | None = None, go_text: str = "") -> None:
+        super().__init__(message, hint=hint, span=span)
+        self.go_text = go_text
 
 
 class AuthorizationFailed(PierheadError):
-    """A registry or its token server did not let us in, or wants what we do not have."""
+    """A registry or its token server did not let us in, or wants what we do not have; `go_text` as containerd says."""
 
     exit_code = ExitCode.NOT_AUTHORISED
+
+    def __init__(self, message: str, *, hint: str = "", go_text: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.go_text = go_text
 
 
 def decode_auth(text: Secret) -> tuple[str, Secret]:
@@ -138,11 +150,14 @@ def decode_auth(text: Secret) -> tuple[str, Secret]:
         raise BadCredential(
             "`auth` is not base64",
             hint="it is base64 of user:password; for a token use `identity_token`, or username and password",
+            go_text=corrupt_base64(text.reveal()),
         )
     user, colon, password = base64.b64decode(packed).decode("utf-8", "surrogateescape").partition(":")
     if not colon:
         raise BadCredential(
-            "`auth` is base64, but not of user:password", hint="printf '%s' 'user:password' | base64 -w0 makes one"
+            "`auth` is base64, but not of user:password",
+            hint="printf '%s' 'user:password' | base64 -w0 makes one",
+            go_text=f'invalid decoded auth: "{MASK}"',
         )
     return user, Secret(password.strip("\x00"))
 
@@ -165,7 +180,8 @@ def from_registries(config: Config | None) -> Credential | None:
         try:
             username, password = decode_auth(auth.auth.value)
         except BadCredential as error:
-            raise BadCredential(f"configs {key!r}: {error.message}", hint=error.hint, span=auth.auth.span) from None
+            message, span = f"configs {key!r}: {error.message}", auth.auth.span
+            raise BadCredential(message, hint=error.hint, span=span, go_text=error.go_text) from None
         return Credential(username, password, "auth", "configs", key, auth.auth.span)
     return None
 
@@ -266,6 +282,7 @@ class Authorizer:
             raise AuthorizationFailed(
                 f"{host} refuses our token: {one_line(refusal, 64)}",
                 hint=_credential_hint(host, known.credential if known else None),
+                go_text=f"server message: {refusal}: {UNAUTHORISED}",
             )
         if known is not None and not refusal:
             if self._repeats_refused or sent is None:
@@ -276,7 +293,10 @@ class Authorizer:
             return not repeated
         realm = challenge.parameters.get("realm", "")
         if not re.match(r"(?i)https?://[^/]", realm):
-            raise AuthorizationFailed(f"{host} names no usable token server (realm {safe_url(realm)[:200]!r})")
+            raise AuthorizationFailed(
+                f"{host} names no usable token server (realm {safe_url(realm)[:200]!r})",
+                go_text="" if realm else "no realm specified for token auth challenge",
+            )
         self._handlers[host] = _Handler(
             host,
             "bearer",
@@ -293,6 +313,7 @@ class Authorizer:
             raise AuthorizationFailed(
                 f"{host} wants a user name and password ({challenge.shown}), and there is none for it",
                 hint=_credential_hint(host, credential),
+                go_text=f"{UNAUTHORISED}: no basic auth credentials",
             )
         if sent == credential.basic and not self._repeats_refused:
             return False
@@ -308,6 +329,8 @@ class Authorizer:
             try:
                 token = yield from _fetch(handler, scopes, self._options, self._clock)
             except (AuthorizationFailed, TransportError) as error:
+                kind = "oauth" if handler.credential is not None and handler.credential.secret else "anonymous"
+                error.go_text = f"failed to authorize: failed to fetch {kind} token: {error.go_text}"
                 if isinstance(error, TransportError) and error.cause in _FLEETING and not self._repeats_refused:
                     raise  # ours: the next object may ask again
                 token = Token(failure=error)
@@ -337,22 +360,32 @@ def _fetch(handler: _Handler, scopes: tuple[str, ...], options: Options, clock: 
     """A token, by POST if there is a secret and by GET if there is none or the POST is not understood."""
     credential = handler.credential
     if credential is not None and credential.secret:
-        with (yield from send(_post(handler, credential, scopes), options)) as answer:
+        request = _post(handler, credential, scopes)
+        with (yield from _sent(request, options)) as answer:
             status = answer.status
             # As containerd: GCR answers 404 to POST, Artifactory 401, ACR 400; 405 falls back for passwords only.
             # A form with a secret in it is not sent on to another place, where Go sends it on.
             asked_otherwise = status in {400, 401, 404} or (status == 405 and bool(credential.username))
             if not asked_otherwise and not location_of(answer):
-                return _read(answer, handler, clock, names=("access_token",))
-    with (yield from _followed(_get(handler, credential, scopes), options)) as answer:
-        return _read(answer, handler, clock, names=("access_token", "token"))
+                return _read(answer, request, handler, clock, names=("access_token",))
+    request = _get(handler, credential, scopes)
+    with (yield from _followed(request, options)) as answer:
+        return _read(answer, request, handler, clock, names=("access_token", "token"))
+
+
+def _sent(request: Request, options: Options) -> Steps[Response]:
+    try:
+        return (yield from send(request, options))
+    except TransportError as error:
+        error.go_text = client_error(request.method, error.url, error)
+        raise
 
 
 def _followed(request: Request, options: Options) -> Steps[Response]:
     """The answer at the end of a token server's redirects; credentials go to its own origin only."""
     origin, authorization = request.origin, request.headers.get("authorization") or None
     for _ in range(REDIRECT_LIMIT):
-        answer = yield from send(request, options)
+        answer = yield from _sent(request, options)
         if not location_of(answer):
             return answer
         answer.body.close()
@@ -392,19 +425,28 @@ def _get(handler: _Handler, credential: Credential | None, scopes: tuple[str, ..
     return Request("GET", url, Headers(headers))
 
 
-def _read(answer: Response, handler: _Handler, clock: Callable[[], float], *, names: tuple[str, ...]) -> Token:
+def _read(
+    answer: Response, asked: Request, handler: _Handler, clock: Callable[[], float], *, names: tuple[str, ...]
+) -> Token:
     server = safe_url(handler.realm)
     if not 200 <= answer.status < 400:
         raise AuthorizationFailed(
             f"the token server {server} answers {status_text(answer.status)}",
             hint=_credential_hint(handler.host, handler.credential) if answer.status in {401, 403} else "",
+            go_text=unexpected_status(asked.method, safe_url(asked.url), answer.status),
         )
     value = _json_object(answer)
     if value is None:  # outside of any handler: such an error would hold the answer, and with it a token
-        raise AuthorizationFailed(f"the token server {server} answers something that is not a token")
+        raise AuthorizationFailed(
+            f"the token server {server} answers something that is not a token",
+            go_text="unable to decode token response",
+        )
     token = next((value[name] for name in names if isinstance(value.get(name), str) and value[name]), "")
     if not token or not token.isprintable():
-        raise AuthorizationFailed(f"the answer of the token server {server} has no {names[0]}")
+        raise AuthorizationFailed(
+            f"the answer of the token server {server} has no {names[0]}",
+            go_text="authorization server did not include a token in the response",
+        )
     seconds = value.get("expires_in")
     if not isinstance(seconds, (int, float)) or not seconds > 0:
         return Token(Secret(token))

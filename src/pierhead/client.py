@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from pierhead.ask import Memory
 from pierhead.auth import Answer, Inspect, Send, Steps, Wait
 from pierhead.body import Buffer, Write, read_all
+from pierhead.gowords import short_read
 from pierhead.oci import MANIFEST_LIMIT_BYTES, Descriptor, InvalidManifest
 from pierhead.reference import Digest, Reference
 from pierhead.routing import Plan, Route
@@ -166,7 +167,7 @@ class RemoteBlob:
 
         Raises `ContentMismatch` if a route gives more than there is, and what the last route failed with.
         """
-        progress = _Progress(write, self.start + offset, self.descriptor.size_bytes)
+        progress = _Progress(write, self.start + offset, self.descriptor)
         broken: Route | None = None
         without_progress = answers = 0
         while progress.position < progress.size_bytes:
@@ -178,14 +179,15 @@ class RemoteBlob:
             if error is None and progress.position >= progress.size_bytes:
                 break
             if error is None and self.remote._memory.profile.bad_content_fails:
-                raise ContentMismatch(_short(self.descriptor, progress.position))
+                raise _short(self.descriptor, progress.position)
             broken = None if self.remote._memory.profile.bad_content_fails else opened.attempt.route
             without_progress = 0 if progress.position > before else without_progress + 1
             given_up = without_progress > NO_PROGRESS_LIMIT or answers >= ANSWERS_LIMIT
             if given_up and error is not None and not trust.whole:
+                error.go_text = short_read(self.descriptor.size_bytes, progress.position)
                 raise error
             if given_up or (trust.whole and error is None):
-                raise ContentMismatch(_short(self.descriptor, progress.position))
+                raise _short(self.descriptor, progress.position)
         return progress.position - self.start - offset
 
     def _open(self, progress: _Progress, *, after: Route | None) -> tuple[Opened, _Trust]:
@@ -221,8 +223,12 @@ class _Progress:
 
     write: Write
     position: int
-    size_bytes: int
+    descriptor: Descriptor
     skip_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self.descriptor.size_bytes
 
     def take(self, piece: Buffer) -> None:
         if self.skip_bytes:
@@ -230,21 +236,27 @@ class _Progress:
             self.skip_bytes -= skipped
             piece = memoryview(piece)[skipped:]
         if self.position + len(piece) > self.size_bytes:
-            raise ContentMismatch(f"more than the {self.size_bytes} bytes there should be")
+            raise ContentMismatch(
+                f"more than the {self.size_bytes} bytes there should be",
+                descriptor=self.descriptor,
+                got_bytes=self.position + len(piece),
+            )
         if piece:
             self.write(piece)
             self.position += len(piece)
 
 
-def _short(descriptor: Descriptor, position: int) -> str:
-    return f"{descriptor.digest}: expected {descriptor.size_bytes} bytes but got {position}"
+def _short(descriptor: Descriptor, position: int) -> ContentMismatch:
+    message = f"{descriptor.digest}: expected {descriptor.size_bytes} bytes but got {position}"
+    return ContentMismatch(message, descriptor=descriptor, got_bytes=position)
 
 
 def checked(raw: bytes, descriptor: Descriptor) -> bytes:
     """`raw`, if it is what the descriptor says; raises `ContentMismatch`."""
     if len(raw) != descriptor.size_bytes:
-        raise ContentMismatch(_short(descriptor, len(raw)))
+        raise _short(descriptor, len(raw))
     found = Digest.of(raw, descriptor.digest.algorithm)
     if found != descriptor.digest:
-        raise ContentMismatch(f"the bytes have the digest {found}, not {descriptor.digest}")
+        message = f"the bytes have the digest {found}, not {descriptor.digest}"
+        raise ContentMismatch(message, descriptor=descriptor, found=found)
     return raw

@@ -123,8 +123,16 @@ def parse(text: str) -> GoUrl:
     return replace(url, fragment=_text(decoded), raw_fragment=raw)
 
 
+_ORDINARY = re.compile(
+    r"https?://([A-Za-z0-9.-]+(?::[0-9]+)?)"
+    r"(/(?:[A-Za-z0-9._~:@-][A-Za-z0-9._~:@/-]*)?(?:\?[A-Za-z0-9._~%+&=-]+)?)"
+)
+
+
 def request_target(text: str) -> tuple[str, str]:
     """(authority, target) of the request that Go's `http.NewRequest` makes of `text`; raises `InvalidUrl`."""
+    if ordinary := _ORDINARY.fullmatch(text):  # nothing in it is decoded or escaped, so there is nothing to work out
+        return ordinary[1], ordinary[2]
     url = parse(text)
     return url.host.removesuffix(":"), url.request_uri()
 

@@ -255,7 +255,7 @@ class _MemoryUpload:
 
     def write(self, data: Buffer) -> None:
         if self.offset + len(data) > self._descriptor.size_bytes:
-            self._refuse("too many bytes")
+            self._refuse("too many bytes", got_bytes=self.offset + len(data))
         self._growing.data += data
 
     def restart(self) -> None:
@@ -265,14 +265,21 @@ class _MemoryUpload:
     def commit(self) -> None:
         digest = self._descriptor.digest
         data = b"" if self._present else bytes(self._growing.data)
-        if not self._present and (len(data) != self._descriptor.size_bytes or _digest(data, digest) != digest):
-            self._refuse(f"{len(data)} bytes")
+        if not self._present and len(data) != self._descriptor.size_bytes:
+            self._refuse(f"{len(data)} bytes", got_bytes=len(data))
+        if not self._present and (found := _digest(data, digest)) != digest:
+            self._refuse(f"the bytes are {found}", found=found)
         self._repository.keep(data, digest)
         self._growing.data.clear()
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, found: Digest | None = None, got_bytes: int | None = None) -> None:
         self.restart()
-        raise ContentMismatch(f"{self._descriptor.digest} was not received as announced: {reason}")
+        raise ContentMismatch(
+            f"{self._descriptor.digest} was not received as announced: {reason}",
+            descriptor=self._descriptor,
+            found=found,
+            got_bytes=got_bytes,
+        )
 
 
 class _MemorySession:

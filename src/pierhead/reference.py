@@ -37,6 +37,7 @@ _DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}
 _REFERENCE = re.compile(
     rf"(?:(?P<registry>{_REGISTRY})/)?(?P<path>{_PATH})(?::(?P<tag>{_TAG}))?(?:@(?P<digest>{_DIGEST}))?"
 )
+_REPOSITORY = re.compile(_PATH)
 _IMAGE_ID = re.compile(r"[a-f0-9]{64}")
 _HEX = re.compile(r"[0-9a-f]+")
 _ALGORITHM = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*")
@@ -177,6 +178,11 @@ class Reference:
 
     def __str__(self) -> str:
         return self.name + self._suffix()
+
+
+def is_repository(text: str) -> bool:
+    """Whether a text is a repository's name, without a registry and without a tag."""
+    return len(text) <= REPOSITORY_LIMIT and _REPOSITORY.fullmatch(text) is not None
 
 
 def _hasher(algorithm: str) -> hashlib._Hash:

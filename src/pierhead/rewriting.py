@@ -24,7 +24,9 @@ __all__ = [
     "Rule",
     "UnusableToml",
     "compile_pattern",
+    "group_names",
     "replace_all",
+    "replacement_parts",
     "rewrite",
     "toml_detour",
     "unescape_basic",
@@ -47,7 +49,7 @@ def replace_all(pattern: Pattern, replacement: str, repository: str) -> str:
 
     Python's `re.sub` differs: Go ignores an empty match right behind the match before it, so `(.*)` matches once.
     """
-    parts = _parts(replacement)
+    parts = replacement_parts(replacement)
     pieces: list[str] = []
     end = 0
     for match in pattern.engine.finditer(repository):
@@ -60,7 +62,7 @@ def replace_all(pattern: Pattern, replacement: str, repository: str) -> str:
 
 
 @lru_cache(maxsize=CACHED_PATTERNS)
-def _parts(replacement: str) -> tuple[tuple[bool, str], ...]:
+def replacement_parts(replacement: str) -> tuple[tuple[bool, str], ...]:
     """Literal texts and group names in their order, as (is it a name, text). As Go: extract in regexp.go."""
     parts: list[tuple[bool, str]] = []
     at = 0
@@ -76,6 +78,11 @@ def _parts(replacement: str) -> tuple[tuple[bool, str], ...]:
             parts.append((False, "$"))
             at = dollar + 1 + replacement.startswith("$", dollar + 1)
     return (*parts, (False, replacement[at:]))
+
+
+def group_names(replacement: str) -> tuple[str, ...]:
+    """The groups that a replacement uses, by name or number, in their order."""
+    return tuple(text for is_name, text in replacement_parts(replacement) if is_name)
 
 
 def _name_end(text: str, start: int) -> int:

@@ -193,8 +193,8 @@ def _needed(reference: Reference, operation: Operation) -> set[str]:
     return {"pull"} if reference.digest else {"pull", "resolve"}
 
 
-def _route(order: int, host: Host, rewritten: Rewritten | None, reference: Reference) -> Route:
-    tls = host.origin.config.tls if host.origin.config else None
+def route_to(host: Host, order: int = 1) -> Route:
+    """The way to a host with no image in mind."""
     return Route(
         order=order,
         kind=host.origin.kind,
@@ -202,14 +202,21 @@ def _route(order: int, host: Host, rewritten: Rewritten | None, reference: Refer
         scheme="https" if host.tries_https_first else host.scheme,
         host=host.host,
         path=host.path,
-        repository=rewritten.repository if rewritten else reference.repository,
-        namespace=reference.registry if is_proxy(host.host, reference.registry) else "",
+        repository="",
         capabilities=host.capabilities,
-        rewrite=_applied(host, rewritten),
         tls=TlsOptions(host.ca, host.client, host.skip_verify),
         http_fallback=host.tries_https_first,
-        tls_as_written=tls,
+        tls_as_written=host.origin.config.tls if host.origin.config else None,
         span=host.origin.span,
+    )
+
+
+def _route(order: int, host: Host, rewritten: Rewritten | None, reference: Reference) -> Route:
+    return replace(
+        route_to(host, order),
+        repository=rewritten.repository if rewritten else reference.repository,
+        namespace=reference.registry if is_proxy(host.host, reference.registry) else "",
+        rewrite=_applied(host, rewritten),
     )
 
 

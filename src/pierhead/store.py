@@ -70,7 +70,24 @@ class NotFound(PierheadError):
 
 
 class ContentMismatch(PierheadError):
-    """Bytes are not what their descriptor says: the wrong digest, or too few or too many. Nothing of them is kept."""
+    """Bytes are not what their descriptor says: the wrong digest, or too few or too many. Nothing of them is kept.
+
+    `found` is the digest they have, `got_bytes` how many there are, where that is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        descriptor: Descriptor | None = None,
+        found: Digest | None = None,
+        got_bytes: int | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.descriptor = descriptor
+        self.found = found
+        self.got_bytes = got_bytes
 
 
 class TagMoved(PierheadError):

@@ -9,29 +9,29 @@ Follows containerd v2.3.4, core/remotes/docker/resolver.go Resolve and fetcher.g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from pierhead import gowords
 from pierhead.ask import GivenUp, Memory, ask
 from pierhead.auth import AuthorizationFailed, BadCredential, Inspect, Steps
 from pierhead.body import BodyTooLarge, read_all
 from pierhead.errors import ExitCode, PierheadError
 from pierhead.gourl import InvalidUrl
+from pierhead.gowords import NOT_FOUND
 from pierhead.oci import ACCEPT_MANIFESTS, MANIFEST_LIMIT_BYTES, SCHEMA_1_TYPES, Descriptor, InvalidManifest
+from pierhead.redact import safe_url
 from pierhead.reference import Digest, InvalidDigest, Reference
+from pierhead.refusal import Refusal, status_hint
 from pierhead.routing import Route, foreign_route
 from pierhead.transport import TransportError
 from pierhead.wire import (
-    ERROR_BODY_LIMIT_BYTES,
     Headers,
     Request,
     Response,
     format_range,
     one_line,
-    parse_challenges,
     parse_content_range,
-    parse_errors,
     status_text,
 )
 
@@ -58,6 +58,7 @@ class Attempt:
     priority: int = 0
     hint: str = ""
     exit_code: ExitCode = ExitCode.DONE
+    go_text: str = field(default="", repr=False)  # of a failure, as containerd words it
 
     @property
     def place(self) -> str:
@@ -72,9 +73,14 @@ Record = Callable[[Attempt], object]
 
 
 class AllRoutesFailed(PierheadError):
-    """No route gave what was asked for: one line for each, and the exit code of the cause containerd would report."""
+    """No route gave what was asked for: one line for each, and the exit code of the cause containerd would report.
 
-    def __init__(self, what: str, attempts: Sequence[Attempt], *, decisive: Attempt | None) -> None:
+    `decisive` is the attempt with that cause, `go_text` containerd's words.
+    """
+
+    def __init__(
+        self, what: str, attempts: Sequence[Attempt], *, decisive: Attempt | None, go_text: str | None = None
+    ) -> None:
         lines = [f"  {attempt.place}: {attempt.cause}" for attempt in attempts]
         hint = decisive.hint if decisive else ""
         if not lines:
@@ -82,6 +88,8 @@ class AllRoutesFailed(PierheadError):
         super().__init__("\n".join([f"no route gives {what}", *lines]), hint=hint)
         self.what = what
         self.attempts = tuple(attempts)
+        self.decisive = decisive
+        self.go_text = go_text if go_text is not None else decisive.go_text if decisive else ""
         self.exit_code = decisive.exit_code if decisive else ExitCode.NOT_FOUND
 
 
@@ -91,11 +99,14 @@ def cause_at(route: Route, error: PierheadError) -> str:
 
 
 class ResolveFailed(PierheadError):
-    """A route answered what containerd does not move on from; the pull ends here."""
+    """A route answered what containerd does not move on from; the pull ends here. `go_text`: containerd's words."""
 
-    def __init__(self, message: str, *, status: int | None = None, cause: PierheadError | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, cause: PierheadError | None = None, go_text: str = ""
+    ) -> None:
         super().__init__(message, hint=cause.hint if cause else "")
         self.status = status
+        self.go_text = go_text
         self.exit_code = cause.exit_code if cause else _STATUS_EXIT_CODES.get(status, ExitCode.FAILED)
 
 
@@ -118,7 +129,6 @@ class Resolved:
 
 _Kind = Literal["manifests", "blobs"]
 _ABOVE_NOT_FOUND: Final = 2
-CHALLENGES_SHOWN: Final = 4
 FOREIGN_URLS_LIMIT: Final = 16
 
 
@@ -127,8 +137,10 @@ def resolve(memory: Memory, routes: Sequence[Route], reference: Reference, recor
     needed = {"pull"} if reference.digest else {"pull", "resolve"}
     capable = [route for route in routes if needed <= set(route.capabilities)]
     if not capable:
-        raise AllRoutesFailed(str(reference), (), decisive=None)
-    yield from _inspect(memory, routes)
+        raise AllRoutesFailed(
+            str(reference), (), decisive=None, go_text=f"{resolving(reference)}no resolve hosts: not found"
+        )
+    yield from _inspect(memory, routes, reference)
     failures: list[Attempt] = []
     # A digest may also name something that old registries only have among the blobs; never after a worse failure.
     kinds: tuple[_Kind, ...] = ("manifests", "blobs") if reference.digest else ("manifests",)
@@ -147,22 +159,57 @@ def resolve(memory: Memory, routes: Sequence[Route], reference: Reference, recor
             if found.descriptor is not None:
                 return Resolved(found.descriptor, route)
             failures.append(found.attempt)
-    raise AllRoutesFailed(str(reference), failures, decisive=_decisive(failures))
+    raise unresolved(reference, failures)
 
 
-def _inspect(memory: Memory, routes: Sequence[Route]) -> Steps[None]:
+def unresolved(reference: Reference, failures: Sequence[Attempt]) -> AllRoutesFailed:
+    """What these failures of all routes come to; containerd reports the first of the most relevant ones."""
+    decisive = max(failures, key=lambda failure: failure.priority, default=None)
+    go_text = decisive.go_text if decisive else f"{reference}: {NOT_FOUND}"
+    return AllRoutesFailed(str(reference), failures, decisive=decisive, go_text=f"{resolving(reference)}{go_text}")
+
+
+def resolving(reference: Reference) -> str:
+    """What containerd's client puts before whatever ends a resolve (client/pull.go)."""
+    return f'failed to resolve reference "{reference}": '
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one route says to a name; `final` is what containerd does not move on from, whatever comes after it."""
+
+    attempt: Attempt
+    descriptor: Descriptor | None = None
+    final: PierheadError | None = None
+
+
+def resolve_at(memory: Memory, route: Route, reference: Reference, *, last_route: bool) -> Steps[Asked]:
+    """What `reference` points to at one route, as `resolve` would ask it there, whatever the others say."""
+    kinds: tuple[_Kind, ...] = ("manifests", "blobs") if reference.digest else ("manifests",)
+    asked: Asked | None = None
+    for kind in kinds:
+        question, started = _Question(memory, route, kind, last_route), memory.clock()
+        try:
+            found = yield from _resolve_at(question, reference)
+        except (ResolveFailed, InvalidManifest) as error:
+            return Asked(question.failed(route.url, error, started), final=error)
+        if asked is None or found.descriptor is not None:
+            asked = Asked(found.attempt, found.descriptor)
+        if asked.attempt.priority > _ABOVE_NOT_FOUND or asked.descriptor is not None:
+            break
+    assert asked is not None
+    return asked
+
+
+def _inspect(memory: Memory, routes: Sequence[Route], reference: Reference) -> Steps[None]:
     """containerd reads every host's certificate files first, and one that it cannot use fails them all."""
     if not memory.profile.bad_file_fails_registry:
         return
     for route in routes:
         error = yield Inspect(memory.options(route))
         if isinstance(error, TransportError):
-            raise ResolveFailed(error.message, cause=error)
-
-
-def _decisive(failures: Sequence[Attempt]) -> Attempt | None:
-    """The failure that containerd reports: the first of the most relevant ones."""
-    return max(failures, key=lambda failure: failure.priority, default=None)
+            go_text = resolving(reference) + error.detail
+            raise ResolveFailed(error.message, cause=error, go_text=go_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +218,7 @@ class _Question:
     route: Route
     kind: _Kind
     last_route: bool
+    method: Literal["HEAD", "GET"] = "HEAD"  # the first one: HEAD resolves, GET fetches
 
     def failed(self, url: str, error: PierheadError, started: float, priority: int = 1) -> Attempt:
         """The attempt that an exception makes of it."""
@@ -194,11 +242,24 @@ class _Question:
             priority,
             error.hint,
             error.exit_code,
+            self.memory.masked(self._go_text(url, error)),
         )
 
-    def told(self, response: Response) -> str:
-        """An answer in one line, without what it knows from us."""
-        return self.memory.masked(explain_status(response, self.memory.masked))
+    def _go_text(self, url: str, error: PierheadError) -> str:
+        match error:
+            case TransportError():
+                return gowords.request_failed(self.method, url, error)
+            case AuthorizationFailed() if self.method == "HEAD" and gowords.UNAUTHORISED in error.go_text:
+                return f"{_DENIED}{error.go_text}"
+            case AuthorizationFailed() | BadCredential() | ResolveFailed() | GivenUp():
+                return error.go_text
+        return error.message
+
+    def refused(self, response: Response, request: Request) -> Refusal:
+        """What an answer says, and whom it was asked of in the end."""
+        asked = response.request or request
+        url = self.memory.shown_url(asked.url)
+        return Refusal.of(response, asked.method, url, masked=self.memory.masked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,97 +276,89 @@ def _resolve_at(question: _Question, reference: Reference) -> Steps[_Found]:
         request = Request("HEAD", url, Headers([("Accept", ACCEPT_MANIFESTS)]))
         with (yield from ask(memory, route, request, last_route=question.last_route)) as response:
             if response.status > 299:
-                return _Found((yield from _refused(question, request, response, started)))
+                return _Found((yield from _refused(question, request, response, started, reference)))
         descriptor = yield from _described(question, request, response, reference)
     except _UNANSWERED as error:
         return _Found(question.failed(url, error, started))
     seconds = memory.clock() - started
     if descriptor.size_bytes > MANIFEST_LIMIT_BYTES:
         cause = f"a manifest of {descriptor.size_bytes} bytes; the limit is {MANIFEST_LIMIT_BYTES}"
+        go_text = f"rejecting {descriptor.size_bytes} byte manifest for {reference}: {NOT_FOUND}"
         return _Found(
-            Attempt(route, memory.shown_url(url), "content", response.status, cause, seconds, 4, "", ExitCode.NOT_FOUND)
+            Attempt(
+                route,
+                memory.shown_url(url),
+                "content",
+                response.status,
+                cause,
+                seconds,
+                4,
+                exit_code=ExitCode.NOT_FOUND,
+                go_text=go_text,
+            )
         )
     return _Found(Attempt(route, memory.shown_url(url), "ok", response.status, "", seconds), descriptor)
 
 
+_DENIED: Final = "pull access denied, repository does not exist or may require authorization: "
+_FETCHING: Final = "failed to copy: httpReadSeeker: failed open: "
 _UNANSWERED = (TransportError, AuthorizationFailed, BadCredential, GivenUp, InvalidUrl)
 
 
-def _refused(question: _Question, request: Request, response: Response, started: float) -> Steps[Attempt]:
+def _refused(
+    question: _Question, request: Request, response: Response, started: float, reference: Reference
+) -> Steps[Attempt]:
     """The attempt of an answer that moves on to the next route; raises `ResolveFailed` for one that does not."""
     status = response.status
     if status <= 399:
         told = f"{question.route.host} answers {status_text(status)}, which containerd takes for final"
-        raise ResolveFailed(told, status=status)
-    told = question.told(response)
-    if status == 403 and request.method == "HEAD":
-        told = yield from _reason_of_403(question, request, told)
-    priority = 2 if status == 404 else 3
-    return _status_attempt(question, request.url, status, told, started, priority=priority)
+        go_text = resolving(reference) + question.refused(response, request).go_text
+        raise ResolveFailed(told, status=status, go_text=go_text)
+    refusal = question.refused(response, request)
+    if status == 403:
+        refusal = yield from _reason_of_403(question, request, refusal)
+    if status == 404:
+        refusal = replace(refusal, go_text=f"{reference}: {NOT_FOUND}")
+    return _status_attempt(question, request.url, status, refusal, started, priority=2 if status == 404 else 3)
 
 
-def _reason_of_403(question: _Question, request: Request, told: str) -> Steps[str]:
+def _reason_of_403(question: _Question, request: Request, refusal: Refusal) -> Steps[Refusal]:
     """As containerd since 2.3.3: an answer to HEAD has no body, so the reason is asked for with one GET."""
     try:
         again = Request("GET", request.url, request.headers)
         with (yield from ask(question.memory, question.route, again, last_route=False)) as response:
-            return question.told(response) if response.status > 399 else told
+            if response.status <= 399:
+                return refusal
+            reason = question.refused(response, again)
+            # The first line stays that of the HEAD, the body is the GET's.
+            return Refusal(reason.told, "\n".join([refusal.go_text, *reason.go_text.split("\n")[1:]]))
     except _UNANSWERED:
-        return told
+        return refusal
 
 
-def _status_attempt(question: _Question, url: str, status: int, told: str, started: float, *, priority: int) -> Attempt:
+def _status_attempt(
+    question: _Question, url: str, status: int, refusal: Refusal, started: float, *, priority: int
+) -> Attempt:
     return Attempt(
         question.route,
         question.memory.shown_url(url),
         "status",
         status,
-        told,
+        refusal.told,
         question.memory.clock() - started,
         priority,
-        _hint(question.route, status),
+        status_hint(question.route, status),
         _STATUS_EXIT_CODES.get(status, ExitCode.FAILED),
+        refusal.go_text,
     )
 
 
-def _hint(route: Route, status: int) -> str:
-    match status:
-        case 400 if route.scheme == "https":  # nginx answers so without saying why: an answer to HEAD has no body
-            which = "another" if route.tls.client else "a"
-            return (
-                f"{route.host} may want {which} client certificate: `tls` of its `configs` names cert_file and key_file"
-            )
-        case 401 | 403:
-            return f"check the credentials for {route.host!r}: `configs` is looked up by just this host and port"
-        case 404:
-            rewritten = " (after the rewrite)" if route.rewrite else ""
-            return f"{route.host} has no {route.repository!r}{rewritten}; is the image pushed there under this name?"
-        case 429:
-            return "the registry limits requests; log in, or put a mirror in front"
-    return ""
-
-
-def explain_status(response: Response, masked: Callable[[str], str] = str) -> str:
-    """An answer in one line: status, what it wants for authorization, what its error body says.
-
-    `masked` takes secrets out of that body, before anything of it is cut short.
-    """
-    parts = [status_text(response.status)]
-    parts += [f"it wants {challenge.shown}" for challenge in parse_challenges(response.headers)[:CHALLENGES_SHOWN]]
-    if after := response.headers.get("retry-after"):
-        parts.append(f"Retry-After {one_line(after, 40)}")
-    with suppress(BodyTooLarge, TransportError):  # the status says enough
-        body = read_all(response.body, ERROR_BODY_LIMIT_BYTES).decode("utf-8", "replace")
-        parts += [str(error) for error in parse_errors(masked(body).encode())]
-    return "; ".join(parts)
-
-
-def _described(question: _Question, request: Request, response: Response, reference: Reference) -> Steps[Descriptor]:
+def _described(question: _Question, request: Request, response: Response, wanted: Reference) -> Steps[Descriptor]:
     """The descriptor that an answer to HEAD gives, or that a GET gives where HEAD says too little.
 
     As containerd: a failure of that GET ends the pull (no next route).
     """
-    digest = reference.digest or _digest_header(response)
+    digest = wanted.digest or _digest_header(response, wanted)
     size = _length(response)
     media_type = _media_type(response)
     if digest is not None and size is not None:
@@ -315,27 +368,33 @@ def _described(question: _Question, request: Request, response: Response, refere
         answer = yield from ask(question.memory, question.route, again, last_route=True)
         with answer:
             if answer.status >= 400:
-                told = f"{question.route.host}: HEAD succeeded, but GET: {question.told(answer)}"
-                raise ResolveFailed(told, status=answer.status)
+                refusal = question.refused(answer, again)
+                told = f"{question.route.host}: HEAD succeeded, but GET: {refusal.told}"
+                raise ResolveFailed(told, status=answer.status, go_text=resolving(wanted) + refusal.go_text)
             raw = read_all(answer.body, MANIFEST_LIMIT_BYTES)
     except BodyTooLarge as error:
-        return Descriptor(media_type, reference.digest or Digest.of(b""), error.limit_bytes + 1)
+        return Descriptor(media_type, wanted.digest or Digest.of(b""), error.limit_bytes + 1)
     except _UNANSWERED as error:
         told = question.memory.masked(error.message)
-        raise ResolveFailed(f"{question.route.host}: HEAD succeeded, but GET: {told}", cause=error) from error
+        message = f"{question.route.host}: HEAD succeeded, but GET: {told}"
+        go_text = resolving(wanted) + replace(question, method="GET").failed(request.url, error, 0.0).go_text
+        raise ResolveFailed(message, cause=error, go_text=go_text) from error
     if not raw:
-        raise ResolveFailed(f"{question.route.host} gives a manifest of no bytes")
-    return Descriptor(_media_type(answer), reference.digest or Digest.of(raw), len(raw))
+        empty = f"unable to fetch descriptor ({Digest.of(raw)}) which reports content size of zero: invalid argument"
+        raise ResolveFailed(f"{question.route.host} gives a manifest of no bytes", go_text=empty)
+    return Descriptor(_media_type(answer), wanted.digest or Digest.of(raw), len(raw))
 
 
-def _digest_header(response: Response) -> Digest | None:
+def _digest_header(response: Response, wanted: Reference) -> Digest | None:
     text = response.headers.get("docker-content-digest")
     if not text or _length(response) is None:
         return None
     try:
         return Digest.parse(text)
     except InvalidDigest as error:
-        raise ResolveFailed(f"the answer's Docker-Content-Digest is no digest: {error.message}", cause=error) from error
+        message = f"the answer's Docker-Content-Digest is no digest: {error.message}"
+        go_text = f'{resolving(wanted)}"{one_line(text)}" in header not a valid digest: {error.go_text}'
+        raise ResolveFailed(message, cause=error, go_text=go_text) from error
 
 
 def _length(response: Response) -> int | None:
@@ -378,11 +437,12 @@ def open_content(
         headers = headers.plus(("Range", format_range(offset)))
     failures: list[Attempt] = []
     for route in routes:
-        question = _Question(memory, route, kind, route is routes[-1])
+        question = _Question(memory, route, kind, route is routes[-1], "GET")
         started, url = memory.clock(), route.url
         try:
             url = route.url_of(kind, str(descriptor.digest))
-            response = yield from ask(memory, route, Request("GET", url, headers), last_route=question.last_route)
+            request = Request("GET", url, headers)
+            response = yield from ask(memory, route, request, last_route=question.last_route)
         except _UNANSWERED as error:
             failures.append(question.failed(url, error, started))
         else:
@@ -392,11 +452,28 @@ def open_content(
                 record(attempt)
                 return Opened(response, attempt, skip_bytes)
             with response:
-                told = f"{question.told(response)}{'' if response.status > 299 else '; not the part asked for'}"
-            failures.append(_status_attempt(question, url, response.status, told, started, priority=3))
+                refusal = _no_content(question, request, response)
+            failures.append(_status_attempt(question, url, response.status, refusal, started, priority=3))
         record(failures[-1])
     # As containerd: here it is the first route's failure that is reported.
-    raise AllRoutesFailed(str(descriptor.digest), failures, decisive=failures[0] if failures else None)
+    first = failures[0] if failures else None
+    go_text = first.go_text if first else f"no pull hosts: {NOT_FOUND}"
+    if first is not None and first.status == 404 and kind == "blobs":
+        missing = f"{descriptor.digest} ({descriptor.media_type})"
+        go_text = f"could not fetch content descriptor {missing} from remote: {NOT_FOUND}"
+    raise AllRoutesFailed(str(descriptor.digest), failures, decisive=first, go_text=f"{_FETCHING}{go_text}")
+
+
+def _no_content(question: _Question, request: Request, response: Response) -> Refusal:
+    """An answer that is not the content, or not the part of it that was asked for."""
+    refusal = question.refused(response, request)
+    if response.status <= 299:
+        part = one_line(response.headers.get("content-range"))
+        go_text = f"unhandled content range in response: {part}"
+        return Refusal(f"{refusal.told}; not the part asked for", go_text)
+    if response.status == 404:
+        return replace(refusal, go_text=f"content at {safe_url(request.url)} not found: {NOT_FOUND}")
+    return refusal
 
 
 def content_routes(routes: Sequence[Route], descriptor: Descriptor) -> list[Route]:

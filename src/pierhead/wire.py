@@ -113,13 +113,17 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer. The body must be copied or closed; `with response:` closes it."""
+    """One answer. The body must be copied or closed; `with response:` closes it.
+
+    `request` is what it answers, after repetitions and redirects, where somebody noted that.
+    """
 
     status: int
     headers: Headers = NO_HEADERS
     body: Blob = field(default_factory=lambda: BytesBlob(b""))
     reason: str = ""
     timings: Timings = Timings()
+    request: Request | None = field(default=None, repr=False, compare=False)
 
     def __enter__(self) -> Response:
         return self
@@ -419,10 +423,11 @@ def error_response(
 
 @dataclass(frozen=True, slots=True)
 class RegistryError:
-    """One error of a registry's JSON body, cut to what fits a line."""
+    """One error of a registry's JSON body, cut to what fits a line; `detailed` if it had details."""
 
     code: str
     message: str
+    detailed: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.code, self.message) if part)
@@ -432,10 +437,13 @@ def parse_errors(body: bytes) -> tuple[RegistryError, ...]:
     """The errors of a body; empty if it is not in the specification's form. Never raises."""
     try:
         errors = json.loads(body[:ERROR_BODY_LIMIT_BYTES])["errors"]
-        found = [(str(item.get("code", "")), str(item.get("message", ""))) for item in errors[:ERRORS_LIMIT]]
+        found = [
+            (str(item.get("code", "")), str(item.get("message", "")), item.get("detail") is not None)
+            for item in errors[:ERRORS_LIMIT]
+        ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return ()
-    return tuple(RegistryError(one_line(code), one_line(message)) for code, message in found)
+    return tuple(RegistryError(one_line(code), one_line(message), detailed) for code, message, detailed in found)
 
 
 def one_line(text: str, limit: int = 300) -> str:

@@ -292,17 +292,20 @@ class BlobUpload:
 
     def commit(self) -> None:
         if self.offset != self._descriptor.size_bytes:
-            self._refuse(f"{self.offset} of {self._descriptor.size_bytes} bytes")
+            self._refuse(f"{self.offset} of {self._descriptor.size_bytes} bytes", got_bytes=self.offset)
         found = self._partial.digest(self._descriptor.digest.algorithm)
         if found != self._descriptor.digest:
-            self._refuse(f"the bytes are {found}")
+            self._refuse(f"the bytes are {found}", found=found)
         self._pool.adopt(self._partial, found, self._link)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, found: Digest | None = None, got_bytes: int | None = None) -> None:
         self._partial.restart()
         raise ContentMismatch(
             f"{self._descriptor.digest} was not received as announced: {reason}",
             hint="what came was thrown away; the source, or something on the way, changes the bytes",
+            descriptor=self._descriptor,
+            found=found,
+            got_bytes=got_bytes,
         )
 
 

@@ -14,6 +14,7 @@ from pierhead.transport.conversation import Conversation
 from pierhead.transport.exchange import Exchange
 from pierhead.transport.failure import Cause, TransportError
 from pierhead.transport.line import Line
+from pierhead.transport.look import Look, look
 from pierhead.transport.setup import Plan
 from pierhead.transport.trust import Trust
 from pierhead.wire import Request, Response
@@ -66,6 +67,14 @@ class CurlTransport:
         except TransportError as error:
             return error
         return None
+
+    def look(self, url: str, options: Options = Options()) -> Look:
+        """What there is to see where `url` leads, without asking for it; failures are in the result."""
+        try:
+            plan = self._plan(Request("GET", url), options)
+        except TransportError as error:
+            return Look(error=error)
+        return look(plan, lambda: self._trust.anchors(options.tls.ca_files), self._stop.is_set)
 
     def interrupt(self) -> None:
         """End every exchange under way, and every later one, with `Cause.INTERRUPTED`; from any thread."""

@@ -93,7 +93,10 @@ class Certificate:
 
 
 class TransportError(PierheadError):
-    """No answer, or no whole one. `url` is safe to print; `detail` is what the machinery below said."""
+    """No answer, or no whole one. `url` is safe to print; `detail` is what the machinery below said.
+
+    `go_text` is what containerd says instead, where that depends on more than the cause; else it is empty.
+    """
 
     exit_code = ExitCode.NETWORK
 
@@ -104,6 +107,7 @@ class TransportError(PierheadError):
         self.url = safe_url(url)
         self.detail = safe_url(" ".join(detail.split()))[:DETAIL_LIMIT_CHARS]
         self.certificate = certificate
+        self.go_text = ""
         sentence, usual_hint = _TEXTS[cause]
         message = sentence.format(host=_host(self.url)).removeprefix(": ")
         if self.detail:

@@ -63,8 +63,17 @@ class Trust:
             self._seen[key] = (stamps, path)
             return path
 
+    def anchors(self, files: Sequence[str]) -> dict[str, list[bytes]]:
+        """The certificates that are trusted, by the file they come from; "" stands for the system's.
+
+        Raises `TransportError` (CA_FILE) about a file of `files`.
+        """
+        found = {file: list(_ca_file(file)) for file in files}
+        with self._lock:
+            return {**found, "": list(self._system_pool())}
+
     def check_client(self, cert: str, key: str) -> None:
-        """Raises `TransportError` (CLIENT_CERTIFICATE) if a file of this pair cannot be read."""
+        """Raises `TransportError` (CLIENT_CERTIFICATE) if this pair cannot be read, or is none."""
         pair = (cert, key or cert)
         stamps = tuple(_stamp(file) for file in pair)
         if self._checked_pairs.get(pair) == stamps:
@@ -76,6 +85,7 @@ class Trust:
                 # As containerd, which says CERT of a key too: core/remotes/docker/config/hosts.go, v2.3.4.
                 detail = f'unable to read CERT file "{file}": {_reason(file, error)}'
                 raise TransportError(Cause.CLIENT_CERTIFICATE, detail=detail) from error
+        _check_pair(*pair)
         self._checked_pairs[pair] = stamps
 
     def close(self) -> None:
@@ -141,6 +151,20 @@ def _ca_file(path: str) -> Iterable[bytes]:
     if not found:
         raise TransportError(Cause.CA_FILE, detail=f'unable to load CA cert "{path}"', hint="the file must be PEM")
     return found
+
+
+def _check_pair(cert: str, key: str) -> None:
+    """As containerd: a key that does not belong to its certificate fails before anything is asked."""
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, password=lambda: b"")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        mismatch = getattr(error, "reason", "") == "KEY_VALUES_MISMATCH"
+        # Go's crypto/tls says it so; of the rest we say what OpenSSL does.
+        words = "tls: private key does not match public key" if mismatch else str(error)
+        detail = f"failed to load X509 key pair: {words}"
+        raise TransportError(Cause.CLIENT_CERTIFICATE, detail=detail) from error
 
 
 def _certificates(content: bytes) -> list[bytes]:

@@ -196,6 +196,22 @@ def test_other_clients(shell: Shell) -> None:
     assert text.splitlines()[1] == "  as wharfie reads it"
 
 
+def test_another_release(shell: Shell) -> None:
+    """What K3s of before 2024 did: rewrites reached the registry itself, credentials of docker.io reached nothing."""
+    shell.file.write_text(
+        "mirrors: {docker.io: {endpoint: [https://a.lan], rewrite: {'^rancher/': x/}}}\n"
+        "configs: {docker.io: {auth: {username: u, password: p}}}\n"
+    )
+
+    routes = {
+        version: shell.json("rancher/pause:3", "--k3s-version", version)["images"][0]["routes"][-1]
+        for version in ("v1.22.17+k3s1", "v1.33.3+k3s1")
+    }
+
+    assert [route["repository"] for route in routes.values()] == ["x/pause", "rancher/pause"]
+    assert [bool(route["auth"]) for route in routes.values()] == [False, True]
+
+
 def test_without_an_option_nothing_is_said_of_it(shell: Shell) -> None:
     value = shell.json("redis:7")
     assert set(value) == {"images"}

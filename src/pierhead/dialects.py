@@ -20,7 +20,17 @@ from pierhead.errors import FLAGS, Problem, Span, UsageError
 from pierhead.gourl import GoUrl, InvalidUrl, encode_query
 from pierhead.redact import safe_url
 from pierhead.reference import Digest, Reference
-from pierhead.routing import AppliedRewrite, MirrorKey, OwnRegistry, Plan, Route, Skipped, plan
+from pierhead.routing import (
+    AppliedRewrite,
+    MirrorKey,
+    OwnRegistry,
+    Plan,
+    Route,
+    Skipped,
+    k3s_plan,
+    plan,
+    skipped_places,
+)
 from pierhead.transport import TlsOptions
 
 if TYPE_CHECKING:
@@ -50,7 +60,7 @@ def plan_for(
     if client == "wharfie":
         return _wharfie_plan(image, hosts, own_registry, read)
     reference = Reference.parse(image)
-    made = _k3s_plan(reference, hosts, own_registry)
+    made = k3s_plan(reference, hosts, own_registry)
     return _stock_plan(made, hosts, own_registry) if client == "containerd" else made
 
 
@@ -186,26 +196,6 @@ def _credential_text(lookup: Lookup, host: str) -> str:
     return f"{who} of {credential.source} {credential.key!r}"
 
 
-# ── k3s ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _k3s_plan(reference: Reference, hosts: K3sHosts | None, own_registry: OwnRegistry) -> Plan:
-    if hosts is None:
-        from pierhead.config.containerd import HostTree
-
-        return plan(reference, HostTree().lookup(reference.registry), own_registry=own_registry)
-    lookup = hosts.lookup(reference.registry)
-    return plan(reference, lookup, skipped=_skipped(hosts, lookup), own_registry=own_registry)
-
-
-def _skipped(hosts: K3sHosts, lookup: HostLookup, *, without: str = "") -> list[Skipped]:
-    return [
-        Skipped(skip.endpoint.shown if skip.endpoint else f"{lookup.registry} itself", skip.message, skip.span)
-        for skip in hosts.skipped_for(lookup)
-        if skip.reason != without
-    ]
-
-
 # ── containerd ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -214,7 +204,7 @@ def _stock_plan(made: Plan, hosts: K3sHosts | None, own_registry: OwnRegistry) -
     if hosts is None:
         return made
     lookup = _stock_lookup(hosts.lookup(made.reference.registry))
-    skipped = _skipped(hosts, lookup, without="default-disabled")
+    skipped = skipped_places(hosts, lookup, without="default-disabled")
     stock = plan(made.reference, lookup, skipped=skipped, own_registry=own_registry)
     problems = (*stock.problems, *_lost_rewrites(made), *_returned_default(made, stock))
     return replace(stock, problems=tuple(dict.fromkeys(problems)))

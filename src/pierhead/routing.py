@@ -21,6 +21,7 @@ from pierhead.transport import TlsOptions
 
 if TYPE_CHECKING:
     from pierhead.config.containerd import Host, Lookup
+    from pierhead.config.k3s import K3sHosts
     from pierhead.config.registries import Rewrite, Tls
     from pierhead.rewriting import Rewritten
 
@@ -176,6 +177,25 @@ def plan(
     key = lookup.directory.key if lookup.directory else None
     mirror = MirrorKey(key.value, key.span) if key else None
     return Plan(reference, tuple(routes), tuple(left_out), mirror, tuple(dict.fromkeys(problems)))
+
+
+def k3s_plan(reference: Reference, hosts: K3sHosts | None, own_registry: OwnRegistry = OwnRegistry()) -> Plan:
+    """Where K3s' containerd asks for an image; without `hosts`, where any containerd does."""
+    if hosts is None:
+        from pierhead.config.containerd import HostTree
+
+        return plan(reference, HostTree().lookup(reference.registry), own_registry=own_registry)
+    lookup = hosts.lookup(reference.registry)
+    return plan(reference, lookup, skipped=skipped_places(hosts, lookup), own_registry=own_registry)
+
+
+def skipped_places(hosts: K3sHosts, lookup: Lookup, *, without: str = "") -> list[Skipped]:
+    """What K3s leaves out for the images of this lookup, but for one reason."""
+    return [
+        Skipped(skip.endpoint.shown if skip.endpoint else f"{lookup.registry} itself", skip.message, skip.span)
+        for skip in hosts.skipped_for(lookup)
+        if skip.reason != without
+    ]
 
 
 def _rewritten(host: Host, repository: str) -> Rewritten | None:

@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 # name: (module, what it does), in the order of --help.
 COMMANDS = {
+    "check": ("check", "Say what is wrong with registries.yaml, and correct it."),
     "explain": ("explain", "Say where an image would be asked for, in order, and why."),
+    "diff": ("diff", "Say what an upgrade of K3s changes for images."),
     "pull": ("pull", "Pull images the way K3s would, by registries.yaml."),
+    "probe": ("probe", "Ask every place an image may come from, and say what is wrong with each."),
     "images": ("images", "List the images of the store."),
     "rmi": ("images", "Remove images from the store."),
     "gc": ("images", "Remove content that no image reaches."),
     "verify": ("images", "Hash everything in the store again."),
     "serve": ("serve", "Be a private registry."),
+    "schema": ("schema", "Print the JSON Schema of registries.yaml, for editors."),
     "demo": ("demo", "Show the whole story on this machine, in seconds."),
 }
 

@@ -14,7 +14,7 @@ from pierhead.credentials import CredentialSources, chain
 from pierhead.errors import Problem, Span, UsageError
 from pierhead.redact import Secret
 from pierhead.reference import Reference
-from pierhead.routing import OwnRegistry, Plan, Skipped, plan
+from pierhead.routing import OwnRegistry, Plan, k3s_plan
 
 if TYPE_CHECKING:
     from pierhead.config import k3s
@@ -36,13 +36,7 @@ class World:
 
     def plan(self, reference: Reference) -> Plan:
         """Where this image would be asked for."""
-        from pierhead.config.containerd import HostTree
-
-        if self.hosts is None:
-            return plan(reference, HostTree().lookup(reference.registry), own_registry=self.own_registry)
-        lookup = self.hosts.lookup(reference.registry)
-        skipped = [_skipped(item, reference.registry) for item in self.hosts.skipped_for(lookup)]
-        return plan(reference, lookup, skipped=skipped, own_registry=self.own_registry)
+        return k3s_plan(reference, self.hosts, self.own_registry)
 
     def lookup(self, reference: Reference) -> Lookup:
         """Whose credentials are used, by the host that challenges.
@@ -136,11 +130,6 @@ def _hosts(config: RegistriesConfig, flags: k3s.Flags, k3s_version: K3sVersion |
     if hosts.error:
         raise CannotRender(hosts.error)
     return hosts
-
-
-def _skipped(item: k3s.SkippedEndpoint, registry: str) -> Skipped:
-    endpoint = item.endpoint.shown if item.endpoint else f"{registry} itself"
-    return Skipped(endpoint, item.message, item.span)
 
 
 def read_config(file: Path | None) -> RegistriesConfig:

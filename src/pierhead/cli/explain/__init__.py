@@ -42,6 +42,7 @@ CHUNK_CHARS = 256 * 1024
     "puller.",
 )
 @click.option("--compare", is_flag=True, help="Say where these clients disagree.")
+@options.k3s_version
 @options.configuration
 @options.OUTPUT
 @click.pass_context
@@ -72,6 +73,7 @@ def explain(
         flags["private_registry"],
         disable_default_registry_endpoint=flags["disable_default_registry_endpoint"],
         embedded_registry=flags["embedded_registry"],
+        k3s_version=flags["k3s_version"],
     )
     explained = explanations(world, question, names)
     _write(_json(explained, problems if lists else None) if output == "json" else _text(explained, question))

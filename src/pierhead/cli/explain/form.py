@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from pierhead.cli import problem_json
 from pierhead.cli.explain.explained import manifest_url
-from pierhead.errors import FLAGS
+from pierhead.cli.told import credential_json, line_of
 
 if TYPE_CHECKING:
-    from pierhead.auth import Credential
     from pierhead.cli.explain.explained import Explained
     from pierhead.dialects import Disagreement
-    from pierhead.errors import Span
     from pierhead.routing import Route
     from pierhead.whatif import Asked, WhatIf
 
@@ -23,10 +21,10 @@ def image_json(item: Explained) -> dict[str, Any]:
     value: dict[str, Any] = {
         "reference": str(item.plan.reference),
         "stored_as": str(item.plan.reference),
-        "mirror": {"key": mirror.key, "line": _line(mirror.span)} if mirror else None,
+        "mirror": {"key": mirror.key, "line": line_of(mirror.span)} if mirror else None,
         "routes": [_route_json(item, route) for route in item.plan.routes],
         "skipped": [
-            {"endpoint": skip.endpoint, "reason": skip.reason, "line": _line(skip.span)} for skip in item.plan.skipped
+            {"endpoint": skip.endpoint, "reason": skip.reason, "line": line_of(skip.span)} for skip in item.plan.skipped
         ],
         "problems": [problem_json(problem) for problem in item.problems],
     }
@@ -36,7 +34,7 @@ def image_json(item: Explained) -> dict[str, Any]:
         value["what_if"] = _what_if_json(item, item.found)
     if item.why_not:
         value["why_not"] = [
-            {"endpoint": why.endpoint, "order": why.order, "reason": why.reason, "line": _line(why.span)}
+            {"endpoint": why.endpoint, "order": why.order, "reason": why.reason, "line": line_of(why.span)}
             for why in item.why_not
         ]
     if item.compared is not None:
@@ -56,33 +54,17 @@ def _route_json(item: Explained, route: Route) -> dict[str, Any]:
         "override_path": route.override_path,
         "capabilities": list(route.capabilities),
         "rewrite": _rewrite_json(route),
-        "auth": _auth_json(item.credentials[route.order]),
+        "auth": credential_json(item.credentials[route.order]),
         "tls": _tls_json(route),
-        "line": _line(route.span),
+        "line": line_of(route.span),
     }
-
-
-def _line(span: Span | None) -> int | None:
-    return span.line or None if span and span.file != FLAGS else None
 
 
 def _rewrite_json(route: Route) -> dict[str, Any] | None:
     if not route.rewrite:
         return None
     rule = route.rewrite
-    return {"pattern": rule.pattern, "replacement": rule.replacement, "line": _line(rule.span)}
-
-
-def _auth_json(credential: Credential | None) -> dict[str, Any] | None:
-    if credential is None:
-        return None
-    return {
-        "source": credential.source,
-        "key": credential.key,
-        "kind": credential.kind,
-        "username": credential.username or None,
-        "line": _line(credential.span),
-    }
+    return {"pattern": rule.pattern, "replacement": rule.replacement, "line": line_of(rule.span)}
 
 
 def _tls_json(route: Route) -> dict[str, Any] | None:
@@ -94,7 +76,7 @@ def _tls_json(route: Route) -> dict[str, Any] | None:
         "cert_file": certificate or None,
         "key_file": key or None,
         "insecure_skip_verify": route.tls.insecure_skip_verify,
-        "line": _line(route.tls_as_written.span) if route.tls_as_written else None,
+        "line": line_of(route.tls_as_written.span) if route.tls_as_written else None,
     }
 
 
@@ -125,6 +107,6 @@ def _disagreement_json(found: Disagreement) -> dict[str, Any]:
     return {
         "aspect": found.aspect,
         "endpoint": found.place or None,
-        "line": _line(found.span),
+        "line": line_of(found.span),
         "clients": {client: list(values) for client, values in found.values.items()},
     }

@@ -10,15 +10,14 @@ import click
 
 from pierhead.cli import COLOURS
 from pierhead.cli.explain.explained import manifest_url
+from pierhead.cli.told import at
 from pierhead.cli.world import DEFAULT_FILES
-from pierhead.errors import FLAGS
 from pierhead.wire import status_text
 
 if TYPE_CHECKING:
     from pierhead.auth import Credential
     from pierhead.cli.explain.explained import Explained, Question
     from pierhead.dialects import Disagreement
-    from pierhead.errors import Span
     from pierhead.routing import Route
     from pierhead.whatif import Asked, WhatIf
 
@@ -45,18 +44,18 @@ class Writer:
         for route in item.plan.routes:
             yield from _route(item, route)
         for skip in item.plan.skipped:
-            yield f"  -  skipped  {skip.endpoint or '(no endpoint)'}: {skip.reason}{_at(skip.span)}"
+            yield f"  -  skipped  {skip.endpoint or '(no endpoint)'}: {skip.reason}{at(skip.span)}"
         skipped = {skip.span for skip in item.plan.skipped}
         for problem in item.problems:
             if problem.span in skipped:
                 continue  # said already
             severity = click.style(problem.severity, fg=COLOURS[problem.severity])
-            yield f"  {severity}: {problem.message}{_at(problem.span)}"
+            yield f"  {severity}: {problem.message}{at(problem.span)}"
         yield f"  stored as {item.plan.reference}"
         if item.found is not None:
             yield from self._what_if(item, item.found)
         for why in item.why_not:
-            yield f"  why not {why.endpoint}: {why.reason}{_at(why.span)}"
+            yield f"  why not {why.endpoint}: {why.reason}{at(why.span)}"
         if item.compared is not None:
             yield from _compared(item.compared)
 
@@ -65,7 +64,7 @@ class Writer:
         if item.client:
             yield f"  as {item.client} reads it"
         if mirror:
-            yield f"  mirror {mirror.key!r}{_at(mirror.span)}"
+            yield f"  mirror {mirror.key!r}{at(mirror.span)}"
         elif item.world.hosts is None:
             yield f"  there is no registries.yaml: neither {' nor '.join(map(str, DEFAULT_FILES))}"
         else:
@@ -89,30 +88,23 @@ class Writer:
 
 def _route(item: Explained, route: Route) -> Iterator[str]:
     number = click.style(str(route.order), bold=True)
-    yield f"  {number}  {route.kind:<8} {route.endpoint or route.url}{_at(route.span)}"
+    yield f"  {number}  {route.kind:<8} {route.endpoint or route.url}{at(route.span)}"
     yield f"     asks     {manifest_url(item, route)}"
     if route.rewrite:
         rule = f"{route.rewrite.pattern} -> {route.rewrite.replacement}"
-        yield f"     rewrite  {rule}{_at(route.rewrite.span)}"
+        yield f"     rewrite  {rule}{at(route.rewrite.span)}"
     yield f"     tls      {_tls(route)}"
     yield f"     auth     {_auth(item.credentials[route.order])}"
 
 
 @lru_cache(maxsize=4096)
-def _at(span: Span | None) -> str:
-    if span is None or not span.line:
-        return ""
-    place = "--embedded-registry" if span.file == FLAGS else f"{span.file}:{span.line}"
-    return click.style(f"   {place}", dim=True)
-
-
 def _auth(credential: Credential | None) -> str:
     if credential is None:
         return "none"
     who = f"user {credential.username!r}" if credential.username else "an identity token"
     kind = {"basic": "", "auth": ", from `auth`", "identity_token": ""}[credential.kind]
     where = f"{credential.source} {credential.key!r}" if credential.key else credential.source
-    return f"{who} ({where}{kind}){_at(credential.span)}"
+    return f"{who} ({where}{kind}){at(credential.span)}"
 
 
 def _tls(route: Route) -> str:
@@ -125,7 +117,7 @@ def _tls(route: Route) -> str:
     parts += [f"client certificate {certificate}" for certificate, _ in route.tls.client]
     if route.http_fallback:
         parts.append("plain http if the server speaks no TLS")
-    where = _at(route.tls_as_written.span) if route.tls_as_written else ""
+    where = at(route.tls_as_written.span) if route.tls_as_written else ""
     return (", ".join(parts) or "the system's CAs") + where
 
 
@@ -165,6 +157,6 @@ def _compared(found: tuple[Disagreement, ...]) -> Iterator[str]:
     for item in found:
         if item.aspect == "repository" and item.place in urls:
             continue  # it shows in the URL
-        yield f"     {item.aspect}{f' of {item.place}' if item.place else ''}{_at(item.span)}"
+        yield f"     {item.aspect}{f' of {item.place}' if item.place else ''}{at(item.span)}"
         for client, values in item.values.items():
             yield f"       {client:<{_CLIENT_WIDTH}}  {', '.join(values) or 'nowhere'}"

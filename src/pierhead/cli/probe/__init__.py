@@ -11,7 +11,7 @@ import click
 
 from pierhead import __version__
 from pierhead.cli import options, show_problem, write_json
-from pierhead.errors import FLAGS, Span, UsageError
+from pierhead.errors import UsageError
 
 if TYPE_CHECKING:
     from pierhead.auth import Lookup
@@ -162,14 +162,3 @@ def _print(paragraphs: Sequence[Sequence[str]]) -> None:
             click.echo()
         for line in lines:
             click.echo(line)
-
-
-def line_of(span: Span | None) -> int | None:
-    """The line of a file; None if it is not in one."""
-    return span.line or None if span and span.file != FLAGS else None
-
-
-def at(span: Span | None) -> str:
-    """Where it stands, for the end of a line."""
-    line = line_of(span)
-    return click.style(f"   {span.file}:{line}", dim=True) if span and line else ""

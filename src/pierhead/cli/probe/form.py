@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pierhead.auth import Credential
 from pierhead.cli import problem_json
-from pierhead.cli.probe import line_of
+from pierhead.cli.told import credential_json, line_of
 from pierhead.errors import ExitCode, Problem
 from pierhead.probe.calls import Call
 from pierhead.probe.cases import case_of, case_of_place
@@ -166,7 +166,7 @@ def _api(seen: Seen) -> dict[str, Any]:
 def _auth(credential: Credential | None, calls: Iterable[Call]) -> dict[str, Any]:
     token = next((call for call in reversed(list(calls)) if call.what == "token"), None)
     return {
-        "credential": _credential(credential),
+        "credential": credential_json(credential),
         "token": {
             "url": token.url.partition("?")[0],
             "status": token.status,
@@ -175,18 +175,6 @@ def _auth(credential: Credential | None, calls: Iterable[Call]) -> dict[str, Any
         }
         if token
         else None,
-    }
-
-
-def _credential(credential: Credential | None) -> dict[str, Any] | None:
-    if credential is None:
-        return None
-    return {
-        "source": credential.source,
-        "key": credential.key,
-        "kind": credential.kind,
-        "username": credential.username or None,
-        "line": line_of(credential.span),
     }
 
 

@@ -10,7 +10,7 @@ import click
 from pierhead.auth import Credential
 from pierhead.cli import COLOURS
 from pierhead.cli.options import size_text
-from pierhead.cli.probe import at
+from pierhead.cli.told import at
 from pierhead.errors import Problem
 from pierhead.probe.calls import Call
 from pierhead.probe.cases import case_of, case_of_place

@@ -115,6 +115,23 @@ def test_a_certificate_for_somebody_else() -> None:
     assert "cannot validate certificate for 10.0.0.1 because it doesn't contain" in gowords.transport_words(bare)
 
 
+@pytest.mark.parametrize(
+    ("host", "names", "words"),
+    [
+        ("10.0.0.1", ("a.lan",), "cannot validate certificate for 10.0.0.1 because it doesn't contain any IP SANs"),
+        ("10.0.0.1", ("a.lan", "10.0.0.2"), "certificate is valid for 10.0.0.2, not 10.0.0.1"),
+        ("b.lan", ("a.lan", "10.0.0.2"), "certificate is valid for a.lan, not b.lan"),
+        ("b.lan", ("10.0.0.2",), "certificate is not valid for any names, but wanted to match b.lan"),
+        ("[fd00::1]", ("fd00::2",), "certificate is valid for fd00::2, not fd00::1"),
+    ],
+)
+def test_a_certificate_is_compared_with_names_of_one_kind(host: str, names: tuple[str, ...], words: str) -> None:
+    """As HostnameError.Error of Go's crypto/x509."""
+    certificate = Certificate("CN=a", "CN=b", None, names)
+    error = TransportError(Cause.CERTIFICATE, f"https://{host}:5000/", detail="no match", certificate=certificate)
+    assert gowords.transport_words(error) == f"tls: failed to verify certificate: x509: {words}"
+
+
 def test_a_redirect_that_fails_is_told_with_its_own_url() -> None:
     error = TransportError(Cause.REFUSED, "https://blobs.lan/x?sig=secret")
     told = gowords.request_failed("GET", "https://reg.lan/v2/a", error)

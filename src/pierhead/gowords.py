@@ -112,6 +112,26 @@ def _no_such_host(error: TransportError) -> str:
     return f"dial tcp: lookup {host}: no such host"
 
 
+def _is_address(name: str) -> bool:
+    from ipaddress import ip_address  # only a certificate for somebody else needs it
+
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _for_others(host: str, names: Sequence[str]) -> str:
+    """A certificate for other hosts; as HostnameError.Error in crypto/x509, which looks at names of one kind only."""
+    alike = [name for name in names if _is_address(name) == _is_address(host)]
+    if alike:
+        return f"certificate is valid for {', '.join(alike)}, not {host}"
+    if _is_address(host):
+        return f"cannot validate certificate for {host} because it doesn't contain any IP SANs"
+    return f"certificate is not valid for any names, but wanted to match {host}"
+
+
 NO_NAMES: Final = "certificate relies on legacy Common Name field, use SANs instead"  # crypto/x509
 
 
@@ -123,11 +143,7 @@ def _certificate(error: TransportError) -> str:
     if NO_NAMES.lower() in detail:
         reason = NO_NAMES
     elif "match" in detail:
-        literal = re.fullmatch(r"[0-9.]+|[0-9a-f:]+", host) is not None
-        if not names and literal:
-            reason = f"cannot validate certificate for {host} because it doesn't contain any IP SANs"
-        else:
-            reason = f"certificate is valid for {', '.join(names) or 'no names'}, not {host}"
+        reason = _for_others(host, names)
     elif "expired" in detail or "not yet valid" in detail:
         reason = "certificate has expired or is not yet valid"
     else:

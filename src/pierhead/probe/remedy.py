@@ -352,6 +352,12 @@ def _missing(case: Case) -> Iterator[Remedy]:
             f"it is there as {case.found_as!r}: push it as {route.repository!r}, which is what containerd asks for",
             route.span,
         )
+    elif route.override_path:
+        yield Remedy(
+            f"the path {route.path} of the endpoint stands in the place of /v2: if it is meant to go before the "
+            "repository, take it off and add a rewrite that puts it there",
+            route.span,
+        )
     elif route.rewrite:
         yield Remedy(
             f"the rewrite {route.rewrite.pattern!r} makes {route.repository!r} of {case.original!r}, and that is not "

@@ -74,9 +74,12 @@ class Writer:
         from pierhead.whatif import is_named
 
         yield "  what if"
-        for endpoint, condition in self._question.conditions.items():
-            orders = [str(route.order) for route in item.plan.routes if is_named(route, endpoint)]
-            where = f"number {' and '.join(orders)}" if orders else "not asked for this image"
+        named = [
+            ([route.order for route in item.plan.routes if is_named(route, endpoint)], endpoint, condition)
+            for endpoint, condition in self._question.conditions.items()
+        ]
+        for orders, endpoint, condition in sorted(named, key=lambda one: one[0] or [len(item.plan.routes) + 1]):
+            where = f"number {' and '.join(map(str, orders))}" if orders else "not asked for this image"
             yield f"     {endpoint}: {condition} ({where})"
         for asked in found.requests:
             yield _asked(asked)

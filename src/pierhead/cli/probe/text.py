@@ -89,7 +89,8 @@ def _route(judged: Judged, item: ProbedImage, config: RegistriesConfig | None) -
     if failure is None or failure.stage != "files":
         yield from _content(probed)
     cause = f": {_cause(probed.seen, failure.attempt.cause)}" if failure else ""
-    reached = "" if judged.reached else "; a pull does not come to it"
+    stops_all = failure is not None and failure.stage == "files"  # though no pull comes to it, for it fails before
+    reached = "" if judged.reached or stops_all else "; a pull does not come to it"
     yield _row("verdict", f"{_VERDICTS[judged.verdict]}{cause}{reached}")
     if failure:
         found = remedies(case_of(judged, item, config))

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import click
 
+    from pierhead.check.rule import Example
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 HELP_WIDTH: Final = 100
 GENERATED: Final = "<!-- Written by `make docs`. Change the code instead. -->\n\n"
@@ -67,7 +69,53 @@ def command_line() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def rules() -> str:
+    """Every rule of `pierhead check`: what it finds, why, an example that it finds and one that it does not."""
+    known = import_module("pierhead.check").RULES.values()
+    parts = [
+        GENERATED + "# Rules of `pierhead check`",
+        "**error**: it will not do what it says; **warning**: it surprises; **note**: the rest. "
+        "`pierhead check --explain R004` prints the same. A comment `# pierhead: ignore R004` silences a rule there.",
+        "\n".join(
+            ["| id | name | severity | what |", "|---|---|---|---|"]
+            + [
+                f"| [{rule.id}](#{rule.id.lower()}-{rule.name}) | {rule.name} | {rule.severity} | {rule.title} |"
+                for rule in known
+            ]
+        ),
+    ]
+    for rule in sorted(known, key=lambda rule: int(rule.id[1:])):
+        parts += [f"## {rule.id} {rule.name}", f"*{rule.severity}.* {rule.title}", rule.about]
+        parts += [
+            part for name, example in (("Bad", rule.bad), ("Good", rule.good)) for part in _example(name, example)
+        ]
+        parts.append("Sources: " + ", ".join(_source(source) for source in dict.fromkeys(rule.sources)) + ".")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _example(name: str, example: Example) -> Iterator[str]:
+    given = [f"`{flag}`" for flag in example.flags]
+    given += [f"the file is called `{example.name}`"] if example.name != "registries.yaml" else []
+    given += [f"its mode is {example.mode:o}"] if example.mode != 0o600 else []
+    given += (
+        [f"beside it is {', '.join(f'`{file}`: {content.strip()}' for file, content in example.files.items())}"]
+        if example.files
+        else []
+    )
+    yield f"{name}{' (' + '; '.join(given) + ')' if given else ''}:"
+    yield f"```yaml\n{example.yaml.rstrip()}\n```"
+    if example.images:
+        yield f"with the images\n\n```text\n{example.images.strip()}\n```"
+
+
+def _source(source: str) -> str:
+    from pierhead.check.rule import source_url
+
+    return f"[{source.removeprefix('https://')}]({source_url(source)})"
+
+
 PAGES: Final[dict[str, Callable[[], str]]] = {
+    "docs/reference/rules.md": rules,
     "docs/reference/exit-codes.md": exit_codes,
     "docs/reference/cli.md": command_line,
 }

@@ -112,10 +112,14 @@ def _inputs(files: Sequence[str], flags: dict[str, Any]) -> list[tuple[str, byte
 
 
 def _read(name: str) -> bytes:
-    from pierhead.config.registries import SIZE_LIMIT_BYTES, read_limited
+    from pierhead.config.registries import SIZE_LIMIT_BYTES, ConfigUnreadable, read_limited
 
     if name != "-":
-        return read_limited(name)
+        try:
+            return read_limited(name)
+        except ConfigUnreadable as error:
+            error.hint = ""  # it speaks of an option; here files are arguments
+            raise
     data = sys.stdin.buffer.read(SIZE_LIMIT_BYTES + 1)
     if len(data) > SIZE_LIMIT_BYTES:
         raise UsageError(f"what stands on standard input is larger than {SIZE_LIMIT_BYTES} bytes")

@@ -66,8 +66,9 @@ class Excerpts:
         return self._shown(number)[0]
 
     def text(self) -> list[str]:
-        """Every line as it may be shown."""
-        return [self.line(number) for number in range(1, self.source.lines + 1)]
+        """Every line as it may be shown; behind the last line break there is none."""
+        lines = [self.line(number) for number in range(1, self.source.lines + 1)]
+        return lines if lines[-1] else lines[:-1]
 
     def underlined(self, span: Span) -> tuple[str, str]:
         """The first line of a span, and what to print under it."""

@@ -10,8 +10,9 @@ WORKERS ?= $(shell nproc 2>/dev/null || echo 1)
 TESTS ?=
 DEMO ?=
 BENCH ?=
+MINUTES ?= 10
 
-.PHONY: help demo test check bench docs format clean
+.PHONY: help demo test check bench fuzz docs format clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -39,6 +40,10 @@ bench: ## measure against skopeo and curl; writes bench/RESULTS.md
 	@tools/setup.sh dev
 	@tools/components.sh
 	@$(BIN)/python bench/run.py $(BENCH)
+
+fuzz: ## throw broken files at `pierhead check` for ten minutes; keeps what fails in tests/corpus/fuzz
+	@tools/setup.sh dev
+	@$(BIN)/python tools/fuzz.py $(MINUTES)
 
 docs: ## write the generated pages of docs/reference
 	@tools/setup.sh dev

@@ -171,7 +171,7 @@ def _secret_in_its_place(subject: Subject) -> bool:
     text = subject.source.text
     if PLANTED not in text or subject.config.error is not None:
         return False
-    places = [entry.value.value for entry in subject.source.entries if entry.value.kind == "scalar"]
-    keys = [entry.key.value for entry in subject.source.entries if entry.key]
-    known = sum(PLANTED in value for value in places)
-    return known == text.count(PLANTED) and not any(PLANTED in key for key in keys)
+    entries = [entry for entry in subject.source.entries if entry.value.kind == "scalar"]
+    below_auth = [entry for entry in entries if "auth" in entry.path and entry.path[-1] != "username"]
+    known = [entry for entry in entries if f"://u:{PLANTED}@" in entry.value.value] + below_auth
+    return sum(entry.value.value.count(PLANTED) for entry in known) == text.count(PLANTED)

@@ -50,10 +50,12 @@ class Block:
 
     @property
     def start(self) -> int:
+        """Where its first line begins."""
         return self.source.offset(self.first, 1)
 
     @property
     def end(self) -> int:
+        """Where the line after its last one begins."""
         return self.source.offset(self.last + 1, 1)
 
     def shifted(self, by: int) -> tuple[Edit, ...]:
@@ -152,6 +154,7 @@ def inner_indent(entry: Entry) -> int | None:
 
 
 def is_null(entry: Entry) -> bool:
+    """Whether nothing stands there, or YAML's word for nothing."""
     return entry.value.kind == "scalar" and entry.value.implicit and entry.value.value in ("", "~", "null")
 
 
@@ -166,11 +169,13 @@ def underlined(source: Source, problem: Problem) -> Span:
 
 
 def surrounded(source: Source, span: Span, left: str, right: str, description: str) -> Fix:
+    """Puts text before and after a span, so that what it covers, a secret perhaps, is in no edit."""
     start, end = source.range(span)
     return Fix(description, (Edit(source.span(start, start), left), Edit(source.span(end, end), right)))
 
 
 def faults(data: bytes, file: str) -> tuple[int, int]:
+    """How badly K3s reads `data`: what keeps it from reading at all, then what it drops."""
     found = [problem.id for problem in parse(data, file).problems]
     types = found.count("yaml-type") + 1000 * found.count("yaml-syntax")
     return types, found.count("unknown-key") + found.count("duplicate-key")

@@ -39,6 +39,7 @@ def serves(subject: Subject, lookup: str) -> bool:
 
 
 def of_mirror(subject: Subject, mirror: Mirror) -> Iterator[UsedEndpoint]:
+    """The endpoints of a mirror that name a host."""
     return (endpoint for endpoint in subject.endpoints_of(mirror) if endpoint.host)
 
 

@@ -37,6 +37,7 @@ class Misplaced:
 
     @property
     def word(self) -> str:
+        """The key that stands in the wrong place."""
         return str(self.entry.path[-1])
 
 
@@ -167,6 +168,7 @@ def key_shown(entry: Entry) -> str:
 
 
 def value_shown(entry: Entry) -> str:
+    """A value for people, by the key it stands under; below `auth` only by a key that is known."""
     word = entry.path[-1]
     if isinstance(word, int):
         return f"item {word + 1} of {spoken(str(entry.path[-2])) if len(entry.path) > 1 else 'the list'}"

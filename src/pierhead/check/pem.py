@@ -41,10 +41,12 @@ class Certificate:
 
     @property
     def for_servers(self) -> bool:
+        """Whether it may show who a server is (RFC 5280, extended key usage)."""
         return self.purposes is None or not self.purposes.isdisjoint({_SERVER, _ANY_PURPOSE})
 
     @property
     def for_clients(self) -> bool:
+        """Whether it may show who a client is."""
         return self.purposes is None or not self.purposes.isdisjoint({_CLIENT, _ANY_PURPOSE})
 
 
@@ -65,6 +67,7 @@ class PemFile:
 
     @property
     def holds_key(self) -> bool:
+        """Whether a private key is in it, one that can be read or not."""
         return self.key is not None or bool(self.unreadable_key)
 
 

@@ -61,6 +61,7 @@ class Rule:
 
     @property
     def url(self) -> str:
+        """Where a finding points to: its first source."""
         return source_url(self.sources[0]) if self.sources else DOCUMENTATION
 
     @property

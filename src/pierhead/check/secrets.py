@@ -26,4 +26,5 @@ def secrets_of(auth: Auth) -> tuple[SecretText, ...]:
 
 
 def auths_with_secrets(config: RegistriesConfig) -> Iterator[Auth]:
+    """Every `auth` of the file that holds a real secret."""
     return (entry.auth for entry in config.configs.values() if entry.auth and secrets_of(entry.auth))

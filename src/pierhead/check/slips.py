@@ -65,10 +65,12 @@ class Slip:
 
     @property
     def hit(self) -> Hit:
+        """What a rule says of it."""
         return Hit(self.span, self.message, self.remedy, self.fix)
 
     @property
     def fix(self) -> Fix | None:
+        """The repair, if there is one."""
         return Fix(self.description, self.edits) if self.edits else None
 
 

@@ -38,6 +38,7 @@ class Entry:
 
     @property
     def start(self) -> Span:
+        """Where the key stands; of an item, where that does."""
         return (self.key or self.value).span
 
 
@@ -53,6 +54,7 @@ class Source:
 
     @classmethod
     def of(cls, data: bytes, file: str) -> Source:
+        """`data` as text, by its byte order mark; what is no UTF-8 is kept as surrogate escapes."""
         bom, encoding = next((pair for pair in _BOMS if data.startswith(pair[0])), (b"", "utf-8"))
         body = data.removeprefix(bom)
         try:
@@ -69,6 +71,7 @@ class Source:
 
     @property
     def lines(self) -> int:
+        """How many lines there are, the one behind the last line break included."""
         return len(self._starts)
 
     def line(self, number: int) -> str:
@@ -86,6 +89,7 @@ class Source:
         return min(self._starts[line - 1] + column - 1, len(self.text))
 
     def place(self, offset: int) -> tuple[int, int]:
+        """Line and column of an index in `text`."""
         line = bisect_right(self._starts, offset)
         return line, offset - self._starts[line - 1] + 1
 
@@ -94,6 +98,7 @@ class Source:
         return Span(self.file, *self.place(start), *self.place(end))
 
     def range(self, span: Span) -> tuple[int, int]:
+        """The indices in `text` that a span covers; a span without an end covers nothing."""
         start = self.offset(span.line, span.column)
         end = self.offset(span.end_line, span.end_column) if span.end_line else start
         return start, max(start, end)

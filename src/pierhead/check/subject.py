@@ -62,6 +62,7 @@ class UsedEndpoint:
 
     @property
     def host(self) -> str:
+        """host[:port] as containerd connects to it."""
         return self.url.host
 
 
@@ -78,10 +79,12 @@ class Subject:
 
     @classmethod
     def of(cls, data: bytes, file: str, circumstances: Circumstances) -> Subject:
+        """A file under these circumstances; never raises on content."""
         return cls(Source.of(data, file), parse(data, file), circumstances)
 
     @property
     def flags(self) -> Flags:
+        """The flags that K3s runs with."""
         return self.circumstances.flags
 
     @cached_property
@@ -108,6 +111,7 @@ class Subject:
         return unsupported(self.config, self.flags, version)
 
     def problems_of(self, *ids: str) -> Iterator[Problem]:
+        """The problems with one of these ids."""
         return (problem for problem in self.problems if problem.id in ids)
 
     @cached_property

@@ -33,22 +33,27 @@ class NamedFile:
 
     @property
     def span(self) -> Span:
+        """Where the file names it."""
         return self.text.span
 
     @property
     def path(self) -> str:
+        """The path as written."""
         return self.text.value
 
     @property
     def is_inline(self) -> bool:
+        """Whether the file itself was pasted where its path belongs."""
         return self.path.lstrip().startswith(_INLINE)
 
     @property
     def can_be_looked_at(self) -> bool:
+        """Whether it is a path of this kind of machine."""
         return self.path.startswith("/") and not self.is_inline
 
     @property
     def is_absolute(self) -> bool:
+        """Whether it is absolute on Linux or on Windows."""
         return self.path.startswith("/") or _WINDOWS.match(self.path) is not None
 
     def __str__(self) -> str:
@@ -59,6 +64,7 @@ class NamedFile:
 
 
 def named_files(subject: Subject) -> Iterator[NamedFile]:
+    """The files that `configs` names, in the order of the file."""
     for config in subject.config.configs.values():
         for field in FIELDS if config.tls else ():
             text = getattr(config.tls, field)

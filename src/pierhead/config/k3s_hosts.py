@@ -23,6 +23,7 @@ class Flags:
 
     @property
     def agent_directory(self) -> str:
+        """The directory of K3s' agent."""
         return f"{self.data_dir or f'/var/lib/rancher/{self.program}'}/agent"
 
     @property
@@ -50,13 +51,16 @@ class SkippedEndpoint:
 
     @property
     def span(self) -> Span:
+        """The endpoint's place, else its mirror's."""
         return self.endpoint.span if self.endpoint else self.mirror.span
 
 
 class Registries(Protocol):
     """What containerd knows of registries: a tree of directories, or the tables of its older config.toml."""
 
-    def lookup(self, registry: str) -> Lookup: ...
+    def lookup(self, registry: str) -> Lookup:
+        """What containerd asks for images of a registry, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ def unusable_problem(made: HostsFile, directory: Directory) -> Problem:
 
 
 def key_problems(config: RegistriesConfig, files: Mapping[str, HostsFile]) -> Iterator[Problem]:
+    """What is wrong with the keys of `mirrors` and `configs`, and with the places their files get."""
     keys: dict[str, Config | Mirror] = {**config.configs, **config.mirrors}
     if "*" in keys and DEFAULT_DIRECTORY in keys:
         message = f'"*" and {DEFAULT_DIRECTORY} are written to the same file: K3s picks one at random'

@@ -81,6 +81,7 @@ class K3sVersion:
 
     @property
     def branch(self) -> tuple[int, int]:
+        """Major and minor: fixes come to each of them apart."""
         return self.major, self.minor
 
     @property

@@ -62,6 +62,7 @@ class Name:
 
     @property
     def is_digest(self) -> bool:
+        """Whether `ref` is a digest, not a tag."""
         return ":" in self.ref
 
     def __str__(self) -> str:

@@ -413,6 +413,7 @@ def ipv6_literal(subject: Subject) -> Iterator[Hit]:
 
 
 def is_bare_ipv6(value: str) -> bool:
+    """Whether an endpoint's host is an IPv6 address without its brackets."""
     found = _AUTHORITY.fullmatch(value.strip())
     authority = found[2] if found else ""
     return authority.count(":") > 1 and (_is_ipv6(authority) or _is_ipv6(authority.rpartition(":")[0]))

@@ -107,6 +107,7 @@ def _way(route: Route, seen: Seen) -> dict[str, Any]:
 
 
 def milliseconds(seconds: float) -> float:
+    """Seconds as JSON tells them."""
     return round(max(seconds, 0.0) * 1000, 3)
 
 

@@ -319,10 +319,13 @@ state = "{short}/state"
 
 
 class Containerd:
-    """A containerd of its own, for root: `certs_d` is where it looks for hosts.toml, `ctr` speaks to it."""
+    """A containerd of its own, for root: `certs_d` is where it looks for hosts.toml, `ctr` speaks to it.
 
-    def __init__(self, folder: Path, namespace: str = "k8s.io") -> None:
-        self.folder, self.namespace = folder, namespace
+    `more` is what its config.toml says besides.
+    """
+
+    def __init__(self, folder: Path, namespace: str = "k8s.io", *, more: str = "") -> None:
+        self.folder, self.namespace, self._more = folder, namespace, more
         self.certs_d = folder / "certs.d"
         self.certs_d.mkdir(parents=True, exist_ok=True)
 
@@ -331,7 +334,7 @@ class Containerd:
             # A socket's path has at most 107 bytes, and pytest's folders are long.
             self._short = Path(leaving.enter_context(tempfile.TemporaryDirectory(prefix="ctd")))
             configuration = self.folder / "config.toml"
-            configuration.write_text(_CONTAINERD.format(folder=self.folder, short=self._short))
+            configuration.write_text(_CONTAINERD.format(folder=self.folder, short=self._short) + self._more)
             self._program = RealProgram(
                 ("containerd", "--config", configuration), self.folder / "containerd.log", self._environment()
             )

@@ -37,6 +37,25 @@ def replace_file(path: Path, data: bytes) -> None:
     _settle(target.parent)
 
 
+def new_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Let there be a file at `path` that holds `data`, wholly or not at all; what is there stays.
+
+    Raises `FileExistsError`, also for a symbolic link that leads nowhere, and `OSError`; then nothing is changed.
+    """
+    scratch = path.with_name(f".{os.urandom(8).hex()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.link(scratch, path)  # unlike a rename it replaces nothing
+    finally:
+        scratch.unlink(missing_ok=True)
+    _settle(path.parent)
+
+
 class OutsideFolder(PierheadError):
     """A path that would leave the folder it is to be written in, or that no file system takes."""
 
@@ -45,12 +64,19 @@ def parts_of(path: str) -> list[str]:
     """The names in a relative path; raises `OutsideFolder` for `..`, an absolute one, and what cannot be a name."""
     parts = path.split("/")
     for part in parts:
-        if part in ("", ".", "..") or "\0" in part or len(os.fsencode(part)) > NAME_LIMIT_BYTES:
+        if part in ("", ".", "..") or "\0" in part or not _is_name(part):
             raise OutsideFolder(f"{path!r} is no path below a folder", hint="rename what it is made of")
     return parts
 
 
-def write_below(folder: Path, path: str, data: bytes, *, mode: int = 0o644) -> None:
+def _is_name(part: str) -> bool:
+    try:
+        return len(os.fsencode(part)) <= NAME_LIMIT_BYTES
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return False
+
+
+def write_below(folder: Path, path: str, data: bytes, *, mode: int = 0o644, folder_mode: int = 0o755) -> None:
     """Let the file at `path` below `folder` hold `data`, wholly or not at all; makes the folders on the way.
 
     No symbolic link on the way is followed, so nothing outside of `folder` is touched. Raises `OutsideFolder`,
@@ -61,7 +87,7 @@ def write_below(folder: Path, path: str, data: bytes, *, mode: int = 0o644) -> N
         inside = _opened(os.fspath(folder), leaving)
         for part in above:
             with suppress(FileExistsError):
-                os.mkdir(part, 0o755, dir_fd=inside)
+                os.mkdir(part, folder_mode, dir_fd=inside)
             inside = _opened(part, leaving, dir_fd=inside)
         _write_in(inside, name, data, mode)
 

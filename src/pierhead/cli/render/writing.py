@@ -1,0 +1,133 @@
+"""The files of a renderer on the disk: below the output folder, whole, and with what is left of a former run named."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import click
+
+from pierhead.cli.render import readable
+from pierhead.cli.render.runtimes import Asked
+from pierhead.config.rendered import File, Rendered
+from pierhead.errors import PierheadError, Problem, Span, UsageError
+from pierhead.files import OutsideFolder, parts_of, write_below
+from pierhead.gourl import go_bytes
+
+COPY_LIMIT_BYTES: Final = 1 << 20  # a bundle of every public CA has 0.2 MB
+LOOK_LIMIT_FILES: Final = 10_000
+HEAD_LIMIT_BYTES: Final = 4096
+_CERTS_FOLDER_MODE: Final = 0o700  # as K3s makes them
+
+
+def write(rendered: Rendered, out: Path, asked: Asked) -> Rendered:
+    """Write the files below `out` and say so on stderr; the result is what was written, and what was lost.
+
+    Raises `UsageError`, before anything is written, if a name would lead out of `out`, and `PierheadError` if the disk
+    does not take a file.
+    """
+    _inside([file.path for file in rendered.files])
+    contents = [(file, _content(file, asked)) for file in rendered.files]
+    missing = [content for _, content in contents if isinstance(content, Problem)]
+    kept = [(file, content) for file, content in contents if isinstance(content, bytes)]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for file, data in kept:
+            folder_mode = _CERTS_FOLDER_MODE if asked.is_k3s and file.path.startswith("certs.d/") else 0o755
+            write_below(out, file.path, data, mode=file.mode, folder_mode=folder_mode)
+            click.echo(f"wrote {readable(str(out / file.path))}", err=True)
+    except OSError as error:
+        raise PierheadError(f"cannot write below {out}: {error.strerror or error}") from error
+    for path in _left_over(out, {file.path for file, _ in kept}, asked):
+        click.echo(f"left from a former run, remove it if nothing else needs it: {readable(str(out / path))}", err=True)
+    return replace(rendered, files=tuple(file for file, _ in kept), lost=(*rendered.lost, *missing))
+
+
+def _inside(paths: Iterable[str]) -> None:
+    """Raises `UsageError` unless every path is one below a folder, and none is a folder on the way to another."""
+    known = set(paths)
+    for path in known:
+        try:
+            parts = parts_of(path)
+        except OutsideFolder as error:
+            raise UsageError(error.message, hint="correct the name in registries.yaml that it is made of") from error
+        above = {"/".join(parts[:length]) for length in range(1, len(parts))}
+        if above & known:
+            raise UsageError(f"{path!r} would be a file within a file", hint="rename one of the two in registries.yaml")
+
+
+# ── copies ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _content(file: File, asked: Asked) -> bytes | Problem:
+    """The bytes of a file to be, or why there are none."""
+    if file.copy_of is None:
+        return go_bytes(file.text)
+    try:
+        return _copied(file.copy_of)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else str(error)) or "it cannot be read"
+        source = readable(file.copy_of)
+        message = f"{source} cannot be copied to {readable(file.path)}: {reason}; copy it on the node that has it"
+        return Problem("file-not-copied", "error", message, _named_at(file.copy_of, asked))
+
+
+def _copied(path: str) -> bytes:
+    """The bytes of a regular file; raises `OSError`, or `ValueError` if it is none or too large."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as source:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no regular file")
+        data = source.read(COPY_LIMIT_BYTES + 1)
+    if len(data) > COPY_LIMIT_BYTES:
+        raise ValueError(f"it is larger than {COPY_LIMIT_BYTES} bytes")
+    return data
+
+
+def _named_at(path: str, asked: Asked) -> Span | None:
+    """Where registries.yaml names this file."""
+    for entry in asked.config.configs.values():
+        texts = (entry.tls.ca_file, entry.tls.cert_file, entry.tls.key_file) if entry.tls else ()
+        for text in texts:
+            if text is not None and text.value == path:
+                return text.span
+    return None
+
+
+# ── what a former run left ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _left_over(out: Path, written: set[str], asked: Asked) -> list[str]:
+    """Files below `out` that begin as ours do and that this run did not make; K3s finds its own in the same way."""
+    marks = [b"Made by pierhead from "]
+    if asked.is_k3s:
+        marks.append(f"# File generated by {asked.flags.program}. DO NOT EDIT.".encode())
+    found = (path for path in _files_below(out) if path not in written and _begins(out / path, marks))
+    return sorted(found)
+
+
+def _begins(path: Path, marks: Iterable[bytes]) -> bool:
+    """Whether the first line holds one of these."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return False
+            first = file.read(HEAD_LIMIT_BYTES).partition(b"\n")[0]
+    except OSError:
+        return False
+    return any(mark in first for mark in marks)
+
+
+def _files_below(out: Path) -> Iterator[str]:
+    count = 0
+    for folder, _, names in os.walk(out):
+        for name in names:
+            count += 1
+            if count > LOOK_LIMIT_FILES:
+                return
+            yield str((Path(folder) / name).relative_to(out))

@@ -29,10 +29,15 @@ COMPONENTS: Final = {
         Component("ctr", "containerd", needs_root=True),
         Component("runc", "runc", needs_root=True),
         Component("skopeo", "skopeo"),
+        Component("podman", "podman", needs_root=True),
         Component("nginx", "nginx-light"),
         Component("htpasswd", "apache2-utils"),
         Component("openssl", "openssl"),
         Component("curl", "curl"),
+        Component("busybox", "busybox"),
+        Component("sshd", "openssh-server"),
+        Component("ssh-keygen", "openssh-client"),
+        Component("systemd-analyze", "systemd"),
     )
 }
 

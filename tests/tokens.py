@@ -131,8 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer("anonymous", "", query, offline=False)
 
     def do_POST(self) -> None:
-        raw = self.rfile.read(min(int(self.headers.get("Content-Length", "0")), FORM_LIMIT_BYTES))
-        form = parse_qs(raw.decode())
+        form = parse_qs(self._body().decode())
         offline = form.get("access_type") == ["offline"]
         if form.get("grant_type") == ["refresh_token"]:
             user = self.tokens.refresh_tokens.get(_one(form, "refresh_token"))
@@ -140,6 +139,16 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             user = self._checked(_one(form, "username"), _one(form, "password"))
             self._answer("password", user, form, offline=offline)
+
+    def _body(self) -> bytes:
+        """The form; podman and skopeo send it in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(min(int(self.headers.get("Content-Length", "0")), FORM_LIMIT_BYTES))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(min(size, FORM_LIMIT_BYTES - len(body)))
+            self.rfile.readline()
+        return body
 
     def _basic(self, header: str) -> str | None:
         user, _, password = base64.b64decode(header.removeprefix("Basic ")).decode().partition(":")

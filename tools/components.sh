@@ -24,9 +24,10 @@ is_known() {
 
 # The units of packages that are about to come; a unit that exists belongs to somebody else.
 new_units() {
-    for unit in docker-registry nginx containerd; do
+    for unit in docker-registry.service nginx.service containerd.service podman.service podman.socket \
+        podman-restart.service podman-auto-update.service podman-auto-update.timer; do
         case " $(echo $packages) " in
-            *" $unit"*) is_known "$unit.service" || echo "$unit.service" ;;
+            *" ${unit%%[.-]*}"*) is_known "$unit" || echo "$unit" ;;
         esac
     done
 }

@@ -121,21 +121,45 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
 }
 
 
+def features() -> str:
+    """What each runtime can be told, feature by feature."""
+    return "\n".join(import_module("pierhead.config.features").table())
+
+
+# What is written between `<!-- NAME: written by make docs -->` and `<!-- NAME: end -->` of a page.
+SECTIONS: Final[dict[str, tuple[str, Callable[[], str]]]] = {"features": ("docs/compatibility.md", features)}
+
+
+def _with_section(name: str, text: str, written: str) -> str:
+    begin, end = f"<!-- {name}: written by make docs -->", f"<!-- {name}: end -->"
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    return f"{before}{begin}\n\n{written}\n\n{end}{after}" if found else text
+
+
 def write_pages() -> None:
-    """Write every generated page."""
+    """Write every generated page, and every generated section."""
     for name, page in PAGES.items():
         path = ROOT / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page(), encoding="utf-8")
         print(name)
+    for name, (file, section) in SECTIONS.items():
+        path = ROOT / file
+        path.write_text(_with_section(name, path.read_text(encoding="utf-8"), section()), encoding="utf-8")
+        print(f"{file}: {name}")
 
 
 def stale_pages() -> Iterator[str]:
-    """A generated page equals what the code says."""
+    """A generated page, or section, equals what the code says."""
     for name, page in PAGES.items():
         path = ROOT / name
         if not path.exists() or path.read_text(encoding="utf-8") != page():
             yield f"{name}: not what the code says; run `make docs`"
+    for name, (file, section) in SECTIONS.items():
+        text = (ROOT / file).read_text(encoding="utf-8")
+        if section() not in text or _with_section(name, text, section()) != text:
+            yield f"{file}: the section {name} is not what the code says; run `make docs`"
 
 
 # ── what is read ─────────────────────────────────────────────────────────────────────────────────────────────────────

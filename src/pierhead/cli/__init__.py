@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +24,9 @@ COMMANDS = {
     "check": ("check", "Say what is wrong with registries.yaml, and correct it."),
     "explain": ("explain", "Say where an image would be asked for, in order, and why."),
     "diff": ("diff", "Say what an upgrade of K3s changes for images."),
+    "render": ("render", "Write the files that make K3s or another runtime do what registries.yaml says."),
+    "apply": ("apply", "Put registries.yaml into effect at the next pull, without restarting K3s."),
+    "import": ("import_", "Make a registries.yaml of what containerd, podman or docker were told."),
     "pull": ("pull", "Pull images the way K3s would, by registries.yaml."),
     "probe": ("probe", "Ask every place an image may come from, and say what is wrong with each."),
     "images": ("images", "List the images of the store."),
@@ -30,6 +34,7 @@ COMMANDS = {
     "gc": ("images", "Remove content that no image reaches."),
     "verify": ("images", "Hash everything in the store again."),
     "serve": ("serve", "Be a private registry."),
+    "fleet": ("fleet", "Say what is not the same on all nodes."),
     "schema": ("schema", "Print the JSON Schema of registries.yaml, for editors."),
     "demo": ("demo", "Show the whole story on this machine, in seconds."),
 }
@@ -45,7 +50,7 @@ class _LateCommands(click.Group):
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"pierhead.cli.{COMMANDS[name][0]}")
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, f"{name}_" if iskeyword(name) else name)
         return command
 
     def resolve_command(

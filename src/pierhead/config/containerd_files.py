@@ -243,7 +243,7 @@ def _lost_rewrites(host: Host, directory: Directory) -> Iterator[Problem]:
             message = (
                 f"containerd has no rewrites: {pattern!r} to {replacement!r} is lost, and the endpoints of "
                 f"{_named(directory)} are asked for the images' own names; "
-                "run `pierhead serve` as a local mirror that rewrites, and name it as the endpoint"
+                "fill a `pierhead serve` by `pierhead pull`, which rewrites, and name that as the endpoint"
             )
             yield Problem("rewrite-lost", "error", message, span)
 

@@ -21,7 +21,7 @@ from pierhead.rewriting import InvalidPattern, compile_pattern, replacement_part
 
 WILDCARD: Final = "*"
 HUB: Final = "docker.io"
-LOCAL_MIRROR: Final = "run `pierhead serve` as a local mirror and name that instead"
+LOCAL_MIRROR: Final = "fill a `pierhead serve` by `pierhead pull`, and name that instead"
 
 _API: Final = "/v2"
 _PLACE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")

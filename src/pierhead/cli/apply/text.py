@@ -86,7 +86,7 @@ def restart(item: Report) -> Iterator[str]:
     for credentials in stale:
         yield f"  {_stale(credentials)}{at(credentials.span)}"
     yield f"  until then pulls go on with those of the last start; to bring them: {prepared.node.command}"
-    yield "  or, without a restart: name a local mirror (`pierhead serve`) as the endpoint, which logs in by itself,"
+    yield "  or, without a restart: name an endpoint without password (`pierhead serve`, filled by `pierhead pull`),"
     yield "  or place them in hosts.toml, for whoever can read that to see: `pierhead render containerd --header-auth`"
     if item.proof is not None and item.proof.plan.reference.registry in {name for s in stale for name in s.registries}:
         yield "  the proof was made with the new credentials, which containerd has after the restart"

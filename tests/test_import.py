@@ -194,6 +194,13 @@ def test_quotes_only_where_they_are_needed(text: str, written: str) -> None:
     assert scalar(text) == written
 
 
+@pytest.mark.parametrize("length", [990, 1000, 1020, 5000])
+def test_a_pattern_longer_than_yaml_looks_for_its_colon(length: int) -> None:
+    config = reread(Draft({"docker.io": Mirror(["https://m.lan"], {"^" + "a" * length: "b", "^c": "d"})}))
+
+    assert [rule.replacement.value for rule in config.mirrors["docker.io"].rewrites] == ["b", "d"]
+
+
 def test_a_whole_file() -> None:
     draft = Draft(
         {"docker.io": Mirror(["https://m.lan:5000"], {"^a": "b/$1"}), "r.lan": Mirror()},

@@ -18,7 +18,7 @@ from pierhead.config.k3s import NO_FLAGS
 from pierhead.config.k3s_hosts import Flags, K3sHosts
 from pierhead.config.places import Losses
 from pierhead.config.registries import Auth, Config, Mirror, Text, Tls
-from pierhead.config.rendered import File, Rendered, commented, origin_line, revealed
+from pierhead.config.rendered import File, Rendered, commented, origin_line, revealed, yaml_key
 from pierhead.errors import FLAGS
 
 _RUNTIME = "k3d"
@@ -118,14 +118,16 @@ def _yaml(value: Mapping[str, Any]) -> str:
 def _mapping(value: Mapping[str, Any]) -> Iterator[str]:
     for key, item in value.items():
         name = key if _PLAIN_KEY.fullmatch(key.lower()) else _quoted(key)
+        *above, last = yaml_key(name)
+        yield from above
         if isinstance(item, dict) and item:
-            yield f"{name}:"
+            yield last
             yield from (f"  {line}" for line in _mapping(item))
         elif isinstance(item, list) and item:
-            yield f"{name}:"
+            yield last
             yield from _list(item)
         else:
-            yield f"{name}: {_scalar(item)}"
+            yield f"{last} {_scalar(item)}"
 
 
 def _list(items: list[Any]) -> Iterator[str]:

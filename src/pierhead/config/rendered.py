@@ -67,6 +67,17 @@ def _printable(line: str) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in line)
 
 
+def yaml_key(written: str) -> list[str]:
+    """The lines of a mapping's key as written, colon included; a long one needs YAML's other way of writing keys.
+
+    YAML 1.1 ends the search for the colon after 1024 characters (section 7.4.2 of 1.2 says the same).
+    """
+    return [f"{written}:"] if len(written) <= _KEY_LIMIT_CHARS else [f"? {written}", ":"]
+
+
+_KEY_LIMIT_CHARS: Final = 1000
+
+
 def _one_line(problem: Problem) -> str:
     place = f" (line {problem.span.line})" if problem.span and problem.span.line else ""
     return " ".join(problem.message.split()) + place

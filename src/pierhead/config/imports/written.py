@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pierhead.config.imports.draft import Config, Draft, Login, Mirror, Trust
+from pierhead.config.rendered import yaml_key
 from pierhead.errors import Problem
 from pierhead.redact import MASK, Secret
 
@@ -73,7 +74,9 @@ def _mirrors(mirrors: dict[str, Mirror]) -> Iterator[str]:
             yield from (f"      - {scalar(endpoint)}" for endpoint in mirror.endpoints)
         if mirror.rewrites:
             yield "    rewrite:"
-            yield from (f"      {scalar(old)}: {scalar(new)}" for old, new in mirror.rewrites.items())
+            for old, new in mirror.rewrites.items():
+                *above, last = yaml_key(scalar(old))
+                yield from (f"      {line}" for line in (*above, f"{last} {scalar(new)}"))
 
 
 def _configs(configs: dict[str, Config], *, show_secrets: bool) -> Iterator[str]:

@@ -10,6 +10,7 @@ import re
 import string
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 
 from pierhead.errors import PierheadError
 from pierhead.redact import MASK, Secret
@@ -106,6 +107,7 @@ class GoUrl:
         return self._query() + (f"#{fragment}" if self.fragment else "")
 
 
+@lru_cache(maxsize=4096)  # a file names the same endpoints many times, and everyone who looks at it parses them
 def parse(text: str) -> GoUrl:
     """Go's `url.Parse`; raises `InvalidUrl` with Go's reason."""
     before, _, fragment = text.partition("#")
@@ -243,22 +245,30 @@ def _parse(raw: bytes) -> GoUrl:
     scheme, rest = _split_scheme(raw)
     force_query = rest.endswith(b"?") and rest.count(b"?") == 1
     rest, _, query = rest.partition(b"?")
-    url = GoUrl(scheme=_text(scheme.lower()), force_query=force_query, raw_query=_text(query))
+    name, raw_query = _text(scheme.lower()), _text(query)
     if not rest.startswith(b"/"):
         if scheme:
-            return replace(url, opaque=_text(rest))
+            return GoUrl(name, opaque=_text(rest), force_query=force_query, raw_query=raw_query)
         if b":" in rest.partition(b"/")[0]:
             raise _Refused("first path segment in URL cannot contain colon")
+    userinfo, host, omit_host = None, "", False
     if rest.startswith(b"//") and (scheme or not rest.startswith(b"///")):
         authority, slash, after = rest[2:].partition(b"/")
-        userinfo, host = _parse_authority(url.scheme, authority)
-        url = replace(url, userinfo=userinfo, host=host)
+        userinfo, host = _parse_authority(name, authority)
         rest = slash + after
-    elif scheme and rest.startswith(b"/"):
-        url = replace(url, omit_host=True)
+    else:
+        omit_host = bool(scheme) and rest.startswith(b"/")
     path = _unescape(rest, _Part.PATH)
-    raw_path = "" if _escape(path, _Part.PATH) == rest else _text(rest)
-    return replace(url, path=_text(path), raw_path=raw_path)
+    return GoUrl(
+        name,
+        userinfo=userinfo,
+        host=host,
+        path=_text(path),
+        raw_path="" if _escape(path, _Part.PATH) == rest else _text(rest),
+        omit_host=omit_host,
+        force_query=force_query,
+        raw_query=raw_query,
+    )
 
 
 def _split_scheme(raw: bytes) -> tuple[bytes, bytes]:

@@ -63,12 +63,16 @@ def _result(item: Report) -> str:
     return f"{click.style('applied', fg='green', bold=True)}: {_count(changes.changes)}"
 
 
+def _files(number: int) -> str:
+    return f"{number} file{'' if number == 1 else 's'}"
+
+
 def _count(changes: Sequence[Change]) -> str:
     made = sum(change.old is None for change in changes)
     removed = sum(change.new is None for change in changes)
     parts = {"made": made, "changed": len(changes) - made - removed, "removed": removed}
     listed = ", ".join(f"{number} {what}" for what, number in parts.items() if number)
-    return f"{len(changes)} file{'' if len(changes) == 1 else 's'} ({listed})"
+    return f"{_files(len(changes))} ({listed})"
 
 
 def restart(item: Report) -> Iterator[str]:
@@ -121,7 +125,7 @@ def rollback(target: Target, changes: Sequence[Change], recovered: Entry | None)
 
 def _recovered(entry: Entry) -> str:
     word = "completed" if entry.direction == "forward" else "taken back"
-    return f"a change that had been interrupted was {word} first ({len(entry.record.steps)} files)"
+    return f"a change that had been interrupted was {word} first ({_files(len(entry.record.steps))})"
 
 
 def log_line(item: Report) -> str:
@@ -148,7 +152,7 @@ def standing(item: Standing) -> Iterator[str]:
         return
     word = "rolled back" if record.action == "rollback" else "applied"
     name = f" {record.origin.source} (sha256 {record.origin.sha256[:12]})" if record.origin.source else ""
-    yield f"{word} at {record.at}:{name or ' to what was there before'}, {len(record.origin.files)} files"
+    yield f"{word} at {record.at}:{name or ' to what was there before'}, {_files(len(record.origin.files))}"
     for path in status.drifted:
         yield f"{click.style('drifted', fg='yellow')}: {printable(path)} is not what was put there"
     if item.source_changed:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from images import Image, make_image, make_index
 from loopback import Loopback
 from pierhead.ask import CONTAINERD, OURS, Profile
-from pierhead.body import Buffer
+from pierhead.body import Blob
 from pierhead.errors import ExitCode, PierheadError
 from pierhead.layout import LayoutStore
 from pierhead.memory import MemoryStore
@@ -194,7 +194,7 @@ def test_an_index_nested_too_deep() -> None:
 
 
 def test_manifests_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pierhead.transfer.MANIFESTS_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("pierhead.tree.MANIFESTS_LIMIT_BYTES", 1000)
     with pytest.raises(InvalidManifest, match="manifests of more than 1000 bytes"):
         copy(one(registry_of(INDEX)), MemoryStore())
 
@@ -568,7 +568,7 @@ def test_a_sink_that_fails_is_what_is_said() -> None:
     class Upload:
         offset = 0
 
-        def write(self, data: Buffer) -> None:
+        def fill(self, blob: Blob) -> None:
             raise Full("no space")
 
     @contextmanager

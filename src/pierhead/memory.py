@@ -258,6 +258,9 @@ class _MemoryUpload:
             self._refuse("too many bytes", got_bytes=self.offset + len(data))
         self._growing.data += data
 
+    def fill(self, blob: Blob) -> None:
+        blob.copy_to(self.write)
+
     def restart(self) -> None:
         self._present = False
         self._growing.data.clear()

@@ -44,7 +44,8 @@ class Route:
 
     `endpoint` is what the file says, empty for what it does not list; `scheme`, `host` and `path` are what is really
     asked (https first where containerd does so for an http endpoint: `http_fallback`); `repository` is rewritten;
-    `namespace` goes into `?ns=`, empty for none. `tls_as_written` is the `tls` that applies, for people.
+    `namespace` goes into `?ns=`, empty for none. `actions` are what tokens are asked for. `tls_as_written` is the `tls`
+    that applies, for people.
     """
 
     order: int
@@ -55,6 +56,7 @@ class Route:
     path: str
     repository: str
     namespace: str = ""
+    actions: str = "pull"
     capabilities: tuple[str, ...] = ()
     rewrite: AppliedRewrite | None = None
     tls: TlsOptions = TlsOptions()
@@ -79,12 +81,12 @@ class Route:
 
     @property
     def scope(self) -> str:
-        """The token scope for pulling, of the rewritten repository (as scope.go RepositoryScope)."""
+        """The token scope, of the rewritten repository (as scope.go RepositoryScope)."""
         try:
             path = parse(f"dummy://host/{self.repository}").path.removeprefix("/")
         except InvalidUrl:
             path = self.repository
-        return f"repository:{path}:pull"
+        return f"repository:{path}:{self.actions}"
 
     def url_of(self, kind: Literal["manifests", "blobs"], reference: str) -> str:
         """The URL containerd would request, byte for byte; raises `InvalidUrl`.
@@ -187,6 +189,23 @@ def k3s_plan(reference: Reference, hosts: K3sHosts | None, own_registry: OwnRegi
         return plan(reference, HostTree().lookup(reference.registry), own_registry=own_registry)
     lookup = hosts.lookup(reference.registry)
     return plan(reference, lookup, skipped=skipped_places(hosts, lookup), own_registry=own_registry)
+
+
+def own_route(plan: Plan) -> Route:
+    """The way to the image's own registry itself, under its own repository: where `push` and `ls` go.
+
+    By what registries.yaml says of it where it does, be it as a mirror of itself (how K3s is told to speak plain http).
+    """
+    registry = plan.reference.registry
+    for route in plan.routes:
+        if route.path == "/v2" and (route.kind == "default" or not is_proxy(route.host, registry)):
+            return replace(route, order=1, repository=plan.reference.repository, rewrite=None, namespace="")
+    return k3s_plan(plan.reference, None).routes[0]
+
+
+def push_route(route: Route) -> Route:
+    """The same place, to write there: it is asked for what it has itself, and tokens must allow to push."""
+    return replace(route, namespace="", actions="pull,push")
 
 
 def skipped_places(hosts: K3sHosts, lookup: Lookup, *, without: str = "") -> list[Skipped]:

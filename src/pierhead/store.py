@@ -155,6 +155,13 @@ class Upload(Protocol):
 
     def write(self, data: Buffer) -> None: ...
 
+    def fill(self, blob: Blob) -> None:
+        """Write all of `blob`, which is what follows on `offset`, as it comes; raises what reading it raises.
+
+        What came before an error counts: `offset` says how much. A remote sink streams it in one request.
+        """
+        ...
+
     def restart(self) -> None:
         """Forget everything written; `offset` is 0 again."""
         ...

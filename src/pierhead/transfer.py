@@ -10,28 +10,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, Protocol, TypeVar
 
-from pierhead.body import Buffer
-from pierhead.crew import Crew
+from pierhead.body import Blob, Buffer, Write
+from pierhead.crew import LOOK_SECONDS, Crew
 from pierhead.errors import ExitCode, PierheadError
-from pierhead.oci import (
-    INDEX_DEPTH_LIMIT,
-    Descriptor,
-    ImageManifest,
-    Index,
-    InvalidManifest,
-    Manifest,
-    Platform,
-    parse_manifest,
-)
-from pierhead.reference import Digest, InvalidDigest
+from pierhead.oci import Descriptor, Platform
+from pierhead.rate import Rate
+from pierhead.reference import Digest
 from pierhead.store import ContentMismatch, NotFound, Sink, Source, Upload
-
-# All manifests of one image are in memory at once. A real index has a few dozen, of some kilobytes each.
-MANIFESTS_LIMIT_BYTES: Final = 32 * 1024 * 1024
+from pierhead.tree import Read, Tree, read_tree
 
 # How long threads that were told to stop are waited for; the store is sound whenever they end.
 FAREWELL_SECONDS: Final = 2.0
@@ -92,42 +82,22 @@ class Copied:
     size_bytes: int
 
 
-@dataclass(slots=True)
-class _Tree:
-    """The manifests of an image, children before parents, and its blobs, each once."""
-
-    manifests: dict[Digest, tuple[Descriptor, bytes]] = field(default_factory=dict)
-    blobs: dict[Digest, Descriptor] = field(default_factory=dict)
-    platforms: dict[Platform, None] = field(default_factory=dict)  # of what was chosen out of indexes
-    sparse: bool = False  # not everything of an index was chosen
-    raw_bytes: int = 0
-
-    def add(self, descriptor: Descriptor, raw: bytes) -> None:
-        self.manifests[descriptor.digest] = (descriptor, raw)
-        self.raw_bytes += len(raw)
-        if self.raw_bytes > MANIFESTS_LIMIT_BYTES:
-            raise InvalidManifest(f"manifests of more than {MANIFESTS_LIMIT_BYTES} bytes in one image")
-
-    def note_platform(self, item: Descriptor) -> None:
-        if item.platform is not None and item.platform.os != "unknown":  # as attestations are marked
-            self.platforms[item.platform] = None
-
-    @property
-    def size_bytes(self) -> int:
-        items = [descriptor for descriptor, _ in self.manifests.values()] + list(self.blobs.values())
-        return sum(descriptor.size_bytes for descriptor in items)
-
-
 class Transfer:
     """A handful of workers that copy blobs for as many images as are given to it.
 
-    `jobs` blobs at once, each distinct one once. Close it, or use it as a context. `on_cancel` ends the waits of what
-    it copies with: of a transport, of a store.
+    `jobs` blobs at once, each distinct one once, all together at most at `rate`. Close it, or use it as a context.
+    `on_cancel` ends the waits of what it copies with: of a transport, of a store.
     """
 
     def __init__(
-        self, jobs: int = 4, observer: Observer | None = None, *, on_cancel: Sequence[Callable[[], object]] = ()
+        self,
+        jobs: int = 4,
+        observer: Observer | None = None,
+        *,
+        rate: Rate | None = None,
+        on_cancel: Sequence[Callable[[], object]] = (),
     ) -> None:
+        self._rate = rate
         self._on_cancel = on_cancel
         self._workers = Crew(jobs, "blob")
         self._observer = observer or Unobserved()
@@ -153,66 +123,74 @@ class Transfer:
         if self._cancelled.wait(seconds):
             raise Interrupted
 
-    def copy(self, source: Source, sink: Sink, name: str, platforms: Sequence[Platform] = ()) -> Copied:
+    def copy(
+        self,
+        source: Source,
+        sink: Sink,
+        name: str,
+        platforms: Sequence[Platform] = (),
+        *,
+        names: Sequence[str] | None = None,
+    ) -> Copied:
         """Copy what `name` (a tag or digest) points to, for these platforms (none: all), and name it in the sink.
 
-        Raises what the source and the sink raise, `NoMatchingPlatform`, and `Interrupted`.
+        `names` are what it is called there, if not `name`; with none of them it is there by its digest alone. Raises
+        what the source and the sink raise, `NoMatchingPlatform`, and `Interrupted`.
         """
-        top = source.resolve(name)
-        tree = _Tree()
         counted = _Counter()
-        self._read(_Reading(source, sink, tree, tuple(platforms), counted), top, depth=0)
+        tree = read_tree(self._reader(source, sink, counted), source.resolve(name), platforms)
         self._copy_blobs(source, sink, tree, counted)
         for descriptor, raw in tree.manifests.values():
             algorithm = descriptor.digest.algorithm
             sink.put_manifest(raw, descriptor.media_type, algorithm=algorithm, sparse=tree.sparse)
-        chosen = tuple(platforms) if tree.sparse else ()
-        sink.tag(name, top, platforms=chosen)
-        return Copied(
-            top, tuple(tree.platforms), counted.bytes, max(0, tree.size_bytes - counted.bytes), tree.size_bytes
-        )
+        for given in (name,) if names is None else names:
+            sink.tag(given, tree.top, platforms=tuple(platforms) if tree.sparse else ())
+        size_bytes = tree.size_bytes
+        return Copied(tree.top, tuple(tree.platforms), counted.bytes, max(0, size_bytes - counted.bytes), size_bytes)
 
-    def _read(self, reading: _Reading, descriptor: Descriptor, *, depth: int) -> None:
-        """Collect a manifest and everything below it that was chosen."""
-        if depth > INDEX_DEPTH_LIMIT:
-            raise InvalidManifest(f"an index that is nested more than {INDEX_DEPTH_LIMIT} deep")
-        if descriptor.digest in reading.tree.manifests:
-            return
-        self._stop_if_cancelled()
-        raw = reading.raw(descriptor)
-        manifest = _parsed(raw, descriptor.media_type)
-        known = Descriptor(manifest.media_type, descriptor.digest, descriptor.size_bytes)
-        for child in manifest.references if isinstance(manifest, ImageManifest) else reading.chosen(manifest):
-            if child.is_manifest and isinstance(manifest, Index):
-                reading.tree.note_platform(child)
-                self._read(reading, child, depth=depth + 1)
-            else:
-                reading.tree.blobs[child.digest] = child
-        # After its children, which may be below another one as well: so they are all put before it.
-        reading.tree.add(known, raw)
+    def _reader(self, source: Source, sink: Sink, counted: _Counter) -> Read:
+        """Reads a manifest from the sink if it is there already, else from the source."""
 
-    def _copy_blobs(self, source: Source, sink: Sink, tree: _Tree, counted: _Counter) -> None:
+        def read(descriptor: Descriptor) -> bytes:
+            self._stop_if_cancelled()
+            if sink.has(descriptor):
+                with suppress(ContentMismatch, NotFound):  # damaged since, or just removed: fetched again
+                    return sink.manifest(descriptor)
+            raw = source.manifest(descriptor)
+            counted.add(len(raw))
+            return raw
+
+        return read
+
+    def _copy_blobs(self, source: Source, sink: Sink, tree: Tree, counted: _Counter) -> None:
         """Every blob that the sink lacks; the first failure stops the others of this image."""
         stop = threading.Event()
         jobs = [_Job(source, sink, descriptor, counted, stop) for descriptor in tree.blobs.values()]
-        batch = self._workers.do(partial(self._blob, job) for job in jobs)
-        try:
-            batch.results()
-        finally:
-            stop.set()
-            batch.abandon()
+        while jobs:
+            batch = self._workers.do(partial(self._blob, job) for job in jobs)
+            try:
+                deferred = [wait for wait in batch.results() if wait is not None]
+            except BaseException:
+                stop.set()
+                raise
+            finally:
+                batch.abandon()
+            jobs = [job for job, _ in deferred]
+            for _, done in deferred:
+                while not done.wait(LOOK_SECONDS):
+                    self._stop_if_cancelled()
 
-    def _blob(self, job: _Job) -> None:
-        """One blob; if another image is just copying it, its end is awaited and the blob then found."""
+    def _blob(self, job: _Job) -> tuple[_Job, threading.Event] | None:
+        """One blob; if another image is just copying it, what to try again when that has ended.
+
+        Whoever waits for it is the image and no worker: those are for blobs that nobody copies yet.
+        """
         digest = job.descriptor.digest
-        while True:
-            with self._lock:
-                other = self._under_way.get(digest)
-                if other is None:
-                    self._under_way[digest] = done = threading.Event()
-                    break
-            while not other.wait(0.2):
-                self._stop_if_cancelled(job.stop)
+        with self._lock:
+            other = self._under_way.get(digest)
+            if other is not None:
+                return job, other
+            self._under_way[digest] = done = threading.Event()
         try:
             self._stop_if_cancelled(job.stop)
             how = self._copy_blob(job)
@@ -224,6 +202,7 @@ class Transfer:
                 del self._under_way[digest]
             done.set()
         self._observer.finished(job.descriptor, how)
+        return None
 
     def _copy_blob(self, job: _Job) -> Literal["copied", "present"]:
         if job.sink.has(job.descriptor):
@@ -237,16 +216,17 @@ class Transfer:
     def _settle(self, job: _Job, upload: Upload, how: Literal["copied", "present"]) -> Literal["copied", "present"]:
         """Copy what is missing and commit; wrong bytes begin anew from elsewhere, as long as there is an elsewhere."""
 
-        def take(piece: Buffer) -> None:
-            upload.write(piece)
-            job.counted.add(len(piece))
-            self._observer.advanced(job.descriptor, len(piece))
+        def came(count: int) -> None:
+            job.counted.add(count)
+            self._observer.advanced(job.descriptor, count)
+            if self._rate:
+                self._rate.spend(count, self.pause)
             self._stop_if_cancelled(job.stop)  # after it: what came is kept for the next time
 
         while True:
             try:
                 if upload.offset < job.descriptor.size_bytes:
-                    job.source.blob(job.descriptor, upload.offset).copy_to(take)
+                    upload.fill(_Watched(job.source.blob(job.descriptor, upload.offset), came))
                 upload.commit()
                 return how
             except ContentMismatch:
@@ -262,29 +242,25 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    source: Source
-    sink: Sink
-    tree: _Tree
-    platforms: tuple[Platform, ...]
-    counted: _Counter
+class _Watched:
+    """A blob that tells how many bytes of it came, after each piece was taken (`body.Blob`)."""
 
-    def raw(self, descriptor: Descriptor) -> bytes:
-        """The manifest, from the sink if it is there already."""
-        if self.sink.has(descriptor):
-            with suppress(ContentMismatch, NotFound):  # damaged since, or just removed: fetched again
-                return self.sink.manifest(descriptor)
-        raw = self.source.manifest(descriptor)
-        self.counted.add(len(raw))
-        return raw
+    blob: Blob
+    came: Callable[[int], object]
 
-    def chosen(self, index: Index) -> Sequence[Descriptor]:
-        """The items of an index that belong to the platforms asked for."""
-        if not self.platforms:
-            return index.references
-        chosen = {item.digest: item for item in map(index.select, self.platforms)}
-        self.tree.sparse |= len(chosen) < len(index.references)
-        return list(chosen.values())
+    @property
+    def size_bytes(self) -> int | None:
+        return self.blob.size_bytes
+
+    def copy_to(self, write: Write, offset: int = 0) -> int:
+        def take(piece: Buffer) -> None:
+            write(piece)
+            self.came(len(piece))
+
+        return self.blob.copy_to(take, offset)
+
+    def close(self) -> None:
+        self.blob.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,13 +282,6 @@ class _Counter:
     def add(self, count: int) -> None:
         with self._lock:
             self.bytes += count
-
-
-def _parsed(raw: bytes, media_type: str) -> Manifest:
-    try:
-        return parse_manifest(raw, media_type)
-    except InvalidDigest as error:  # whose exit code says that the call was wrong
-        raise InvalidManifest(f"a manifest with a digest that is none: {error.message}") from error
 
 
 def each(items: Sequence[T], work: Callable[[T], R], *, at_once: int, stop: Callable[[], object]) -> list[R]:

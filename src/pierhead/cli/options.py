@@ -17,6 +17,7 @@ from pierhead.errors import UsageError
 if TYPE_CHECKING:
     from pierhead.cli.world import World
     from pierhead.config.versions import K3sVersion
+    from pierhead.rate import Rate
     from pierhead.transport import CurlTransport, Timeouts
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -105,19 +106,32 @@ def size_text(size_bytes: float) -> str:
 # ── the image's own registry, and the wire ───────────────────────────────────────────────────────────────────────
 
 
-def own_registry(command: F) -> F:
-    """The options that concern the image's own registry, never a mirror."""
+def own_registry(command: F, side: str = "", what: str = "the image's own registry") -> F:
+    """The options that concern the image's own registry, never a mirror; with a side, of that end of a copy."""
+    dash = f"{side}-" if side else ""
     for option in (
-        click.option("--insecure", is_flag=True, help="Do not verify the TLS of the image's own registry."),
-        click.option("--plain-http", is_flag=True, help="Speak plain http with the image's own registry."),
-        click.option("--key-file", type=_FILE, help="The key of --cert-file."),
-        click.option("--cert-file", type=_FILE, help="A client certificate for the image's own registry."),
-        click.option("--ca-file", type=_FILE, help="A CA for the image's own registry, beside the system's (PEM)."),
-        click.option("--password-stdin", is_flag=True, help="Read the password of --creds from standard input."),
-        click.option("--creds", metavar="USER[:PASS]", help="Credentials for the image's own registry."),
+        click.option(f"--{dash}insecure", is_flag=True, help=f"Do not verify the TLS of {what}."),
+        click.option(f"--{dash}plain-http", is_flag=True, help=f"Speak plain http with {what}."),
+        click.option(f"--{dash}key-file", type=_FILE, help=f"The key of --{dash}cert-file."),
+        click.option(f"--{dash}cert-file", type=_FILE, help=f"A client certificate for {what}."),
+        click.option(f"--{dash}ca-file", type=_FILE, help=f"A CA for {what}, beside the system's (PEM)."),
+        click.option(
+            f"--{dash}password-stdin", is_flag=True, help=f"Read the password of --{dash}creds from standard input."
+        ),
+        click.option(f"--{dash}creds", metavar="USER[:PASS]", help=f"Credentials for {what}."),
     ):
         command = option(command)
     return command
+
+
+def source_registry(command: F) -> F:
+    """The options that concern the registry that is read from: --src-creds and so on; `read_world_of(…, "src")`."""
+    return own_registry(command, "src", "the registry that is read from")
+
+
+def destination_registry(command: F) -> F:
+    """The options that concern the registry that is written to: --dest-creds …; `read_world_of(…, "dest")`."""
+    return own_registry(command, "dest", "the registry that is written to")
 
 
 _FILE = click.Path(exists=True, dir_okay=False)
@@ -157,31 +171,86 @@ def timeouts_of(flags: Mapping[str, Any]) -> Timeouts:
     return Timeouts(flags["timeout_connect"], flags["timeout_tls"], flags["timeout_first_byte"], flags["timeout_stall"])
 
 
-def read_world_of(flags: Mapping[str, Any]) -> World:
-    """The world that the shared options describe."""
+def read_world_of(flags: Mapping[str, Any], side: str = "") -> World:
+    """The world that the shared options describe, as one side of a copy sees it."""
     from pierhead.cli.world import read_password, read_world
     from pierhead.credentials import flag_credential
     from pierhead.routing import OwnRegistry
     from pierhead.transport import TlsOptions
 
-    certificate, key = flags["cert_file"], flags["key_file"]
+    given = {name: flags[f"{side}_{name}" if side else name] for name in _OF_A_REGISTRY}
+    dash = f"--{side}-" if side else "--"
+    certificate, key = given["cert_file"], given["key_file"]
     if bool(certificate) != bool(key):
-        raise UsageError("--cert-file and --key-file go together")
-    password = read_password(from_stdin=flags["password_stdin"])
-    if password is not None and not flags["creds"]:
-        raise UsageError("--password-stdin is the password of --creds USER", hint="give --creds USER as well")
+        raise UsageError(f"{dash}cert-file and {dash}key-file go together")
+    password = read_password(from_stdin=given["password_stdin"])
+    if password is not None and not given["creds"]:
+        raise UsageError(
+            f"{dash}password-stdin is the password of {dash}creds USER", hint=f"give {dash}creds USER as well"
+        )
     tls = TlsOptions(
-        ca_files=(flags["ca_file"],) if flags["ca_file"] else (),
+        ca_files=(given["ca_file"],) if given["ca_file"] else (),
         client=((certificate, key),) if certificate else (),
-        insecure_skip_verify=flags["insecure"],
+        insecure_skip_verify=given["insecure"],
     )
     return read_world(
         flags["private_registry"],
         disable_default_registry_endpoint=flags["disable_default_registry_endpoint"],
         embedded_registry=flags["embedded_registry"],
-        own_registry=OwnRegistry(flags["plain_http"], tls),
-        flag=flag_credential(flags["creds"], password) if flags["creds"] else None,
+        own_registry=OwnRegistry(given["plain_http"], tls),
+        flag=flag_credential(given["creds"], password) if given["creds"] else None,
     )
+
+
+_OF_A_REGISTRY = ("creds", "password_stdin", "ca_file", "cert_file", "key_file", "plain_http", "insecure")
+
+
+# ── moving ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+JOBS = 4
+
+
+def transfers(command: F) -> F:
+    """How much is moved at once, how fast, and what is said of it."""
+    for option in (
+        click.option("--trace", metavar="FILE|-", help="Write every request as a line of JSON; - is stderr."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress, and no word of what went as it should."),
+        click.option(
+            "--limit-rate",
+            metavar="BYTES",
+            callback=_bytes_per_second,
+            help="At most so many bytes a second, all transfers together; 500k, 10M and 1G are understood.",
+        ),
+        click.option(
+            "-j",
+            "--jobs",
+            type=click.IntRange(1, 64),
+            default=JOBS,
+            show_default=True,
+            help="Blobs, and images, transferred at once.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+
+
+def _bytes_per_second(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
+    number, unit = (text[:-1], text[-1].lower()) if text[-1:].isalpha() else (text, "")
+    if unit not in _UNITS or not number.isascii() or not number.isdigit() or not int(number[:18]):
+        raise click.BadParameter(f"{text!r} is no number of bytes; write 500k, 10M or 1G")
+    return float(int(number[:18]) * _UNITS[unit])
+
+
+def rate_of(flags: Mapping[str, Any]) -> Rate | None:
+    """The limit of --limit-rate."""
+    from pierhead.rate import Rate
+
+    return Rate(flags["limit_rate"]) if flags["limit_rate"] else None
 
 
 @contextmanager

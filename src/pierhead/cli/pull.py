@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pierhead.transfer import Copied
     from pierhead.walk import Attempt
 
-JOBS = 4
-
 
 @click.command()
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
@@ -34,18 +32,9 @@ JOBS = 4
     metavar="OS/ARCH[/VARIANT]",
     help="The platform to take out of an index; repeatable; `all` for every one. Default: this machine's.",
 )
-@click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(1, 64),
-    default=JOBS,
-    show_default=True,
-    help="Blobs, and images, transferred at once.",
-)
+@options.transfers
 @options.own_registry
 @options.timeouts
-@click.option("-q", "--quiet", is_flag=True, help="No progress, and no word of places that failed before one served.")
-@click.option("--trace", metavar="FILE|-", help="Write every request as a line of JSON; - is stderr.")
 @options.OUTPUT
 def pull(images: tuple[str, ...], output: str, quiet: bool, jobs: int, **flags: Any) -> int:
     """Pull images the way K3s would, by registries.yaml.
@@ -67,7 +56,9 @@ def pull(images: tuple[str, ...], output: str, quiet: bool, jobs: int, **flags: 
     with (
         options.open_transport(flags["trace"]) as transport,
         progress(quiet=quiet or output == "json") as observer,
-        Transfer(jobs, observer, on_cancel=(transport.interrupt, store.interrupt)) as transfer,
+        Transfer(
+            jobs, observer, rate=options.rate_of(flags), on_cancel=(transport.interrupt, store.interrupt)
+        ) as transfer,
     ):
         puller = Puller(
             world.plan,

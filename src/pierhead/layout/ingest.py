@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pierhead.body import Buffer, FileBlob
+from pierhead.body import Blob, Buffer, FileBlob
 from pierhead.layout.disk import Root, is_at, listing, take_lock, unwritable
 from pierhead.layout.hashing import RunningHash
 from pierhead.oci import MANIFEST_LIMIT_BYTES, Descriptor
@@ -287,6 +287,9 @@ class BlobUpload:
             self._refuse(f"more than the {self._descriptor.size_bytes} bytes that were announced")
         self._partial.write(data)
 
+    def fill(self, blob: Blob) -> None:
+        blob.copy_to(self.write)
+
     def restart(self) -> None:
         self._partial.restart()
 
@@ -322,6 +325,9 @@ class PresentUpload:
         if self.offset + len(data) > self._descriptor.size_bytes:
             raise ContentMismatch(f"more bytes than {self._descriptor.digest} has")
         self.offset += len(data)  # after a restart; the bytes are here, so these are not needed
+
+    def fill(self, blob: Blob) -> None:
+        blob.copy_to(self.write)
 
     def restart(self) -> None:
         self.offset = 0

@@ -5,7 +5,7 @@ Who copies an image, writes it into a tarball or counts its bytes reads this fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -59,6 +59,33 @@ class Tree:
         """Take note of what an index says an item of it is for."""
         if item.platform is not None and item.platform.os != "unknown":  # as attestations are marked
             self.platforms[item.platform] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One platform of an image: its own manifest, and the bytes of everything below that."""
+
+    platform: Platform | None
+    digest: Digest
+    size_bytes: int
+
+
+def parts(tree: Tree) -> tuple[Part, ...]:
+    """The platforms of a tree, in its order, attestations left out; an image that is no index is one without a name."""
+    found = tuple(_parts(tree, tree.manifests[tree.top.digest][0]))
+    return found or (Part(None, tree.top.digest, tree.size_bytes),)
+
+
+def _parts(tree: Tree, top: Descriptor) -> Iterator[Part]:
+    manifest = _parsed(tree.manifests[top.digest][1], top.media_type)
+    for item in manifest.references if isinstance(manifest, Index) else ():
+        if item.digest not in tree.manifests:
+            continue
+        if item.platform is None:
+            yield from _parts(tree, tree.manifests[item.digest][0])
+        elif item.platform.os != "unknown":
+            below = read_tree(lambda descriptor: tree.manifests[descriptor.digest][1], item)
+            yield Part(item.platform, item.digest, below.size_bytes)
 
 
 def read_tree(read: Read, top: Descriptor, platforms: Sequence[Platform] = ()) -> Tree:

@@ -151,12 +151,19 @@ class LayoutRepository:
     def resolve(self, reference: str) -> Descriptor:
         parsed = parse_reference(reference)
         if isinstance(parsed, str):
-            return self._name(parsed).descriptor
+            return self.named(parsed).descriptor
         try:
             link = _read_json(self.manifest_link(parsed))
             return Descriptor(link["mediaType"], parsed, link["size"])
         except FileNotFoundError:
             raise self._absent(f"manifest {parsed}") from None
+
+    def named(self, reference: str) -> Name:
+        """The name itself, with the platforms that were chosen for it; raises `NotFound`."""
+        try:
+            return self.read_name(self._name_path(reference))
+        except FileNotFoundError:
+            raise self._absent(reference) from None
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         if not self.manifest_link(descriptor.digest).exists():
@@ -282,7 +289,7 @@ class LayoutRepository:
 
     def remove_name(self, reference: str) -> Name:
         """Remove a name while nothing else changes (`Root.collecting`); raises `NotFound`."""
-        name = self._name(reference)
+        name = self.named(reference)
         self._root.remove(self._name_path(reference))
         return name
 
@@ -375,15 +382,9 @@ class LayoutRepository:
 
     def _current(self, reference: str) -> Name | None:
         try:
-            return self._name(reference)
+            return self.named(reference)
         except NotFound:
             return None
-
-    def _name(self, reference: str) -> Name:
-        try:
-            return self.read_name(self._name_path(reference))
-        except FileNotFoundError:
-            raise self._absent(reference) from None
 
     def _absent(self, what: str) -> NotFound:
         return NotFound(f"{what} is not in {self.name}")

@@ -112,10 +112,14 @@ class Patience:
 
 
 class Root:
-    """The folder of one store, and everything about files that is not about images."""
+    """The folder of one store, and everything about files that is not about images.
 
-    def __init__(self, path: Path) -> None:
+    Locks and files on their way are in `work`, a folder below `path`, if not in `path` itself.
+    """
+
+    def __init__(self, path: Path, *, work: Path | None = None) -> None:
         self.path = path
+        self.work = work or path
         self.stop = threading.Event()
         self._known: set[Path] = set()
         self._unsettled: set[Path] = set()
@@ -149,7 +153,7 @@ class Root:
 
     def replace(self, path: Path, data: bytes) -> None:
         """Let `path` hold `data`: wholly or, after a crash, not at all. Its folder is left to `settle`."""
-        scratch = self.path / "tmp" / os.urandom(16).hex()
+        scratch = self.work / "tmp" / os.urandom(16).hex()
         descriptor = self.create(scratch, os.O_WRONLY | os.O_EXCL)
         try:
             try:
@@ -220,19 +224,19 @@ class Root:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Around every change that gc must not run through. Many at once; short."""
-        with self.locked(self.path / "lock", shared=True), unwritable(self.path):
+        with self.locked(self.work / "lock", shared=True), unwritable(self.path):
             yield
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """Around a collection: nothing changes meanwhile."""
-        with self.locked(self.path / "lock"), unwritable(self.path):
+        with self.locked(self.work / "lock"), unwritable(self.path):
             yield
 
     @contextmanager
     def lease(self) -> Iterator[None]:
         """A file that is locked while something is under way; its time says since when."""
-        path = self.path / "leases" / os.urandom(16).hex()
+        path = self.work / "leases" / os.urandom(16).hex()
         with unwritable(path):
             descriptor = self._open_lease(path)
         try:
@@ -253,7 +257,7 @@ class Root:
         Ask while `collecting` only: to look at a lease is to lock it for a moment.
         """
         since = float("inf")
-        for path in listing(self.path / "leases"):
+        for path in listing(self.work / "leases"):
             with contextlib.suppress(FileNotFoundError):
                 if is_held(path):
                     since = min(since, path.stat().st_mtime)

@@ -46,7 +46,7 @@ class Pool:
         return self.root.path / "blobs" / digest.algorithm / digest.hex
 
     def ingest_path(self, digest: Digest) -> Path:
-        return self.root.path / "ingest" / digest.algorithm / digest.hex
+        return self.root.work / "ingest" / digest.algorithm / digest.hex
 
     def size(self, digest: Digest) -> int | None:
         """The size of a blob in bytes; None if it is not here."""
@@ -143,7 +143,7 @@ class Pool:
 
     def _session(self, id: str, owner: str, link: Link, *, new: bool) -> BlobSession:
         # The file's name binds the session to its repository, and lets a listing of the folder reveal no session.
-        path = self.root.path / "uploads" / Digest.of(f"{owner}\0{id}".encode()).hex
+        path = self.root.work / "uploads" / Digest.of(f"{owner}\0{id}".encode()).hex
         if not new and not path.exists():
             raise NotFound("there is no such upload, or it was finished", hint="begin a new one")
         claimed = Partial.lock(self.root, path, SESSION_SECONDS, create=new)

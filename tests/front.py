@@ -26,7 +26,7 @@ http {{
   server {{
     listen 127.0.0.1:{port}{ssl};
     {tls}
-    client_max_body_size 0;
+    client_max_body_size {largest_body};
     location {path}/ {{
       proxy_pass {upstream}/v2/;
       proxy_set_header Host $http_host;
@@ -46,11 +46,15 @@ ssl_certificate {cert};
 class Nginx:
     """What `upstream` (a URL) has at /v2, at `path`.
 
-    With `tls` it wants client certificates: without one it finishes the handshake and answers 400.
+    With `tls` it wants client certificates: without one it finishes the handshake and answers 400. A request with more
+    than `largest_body` (as nginx writes it, 0 for no limit) is answered 413.
     """
 
-    def __init__(self, folder: Path, upstream: str, *, path: str = "/v2", tls: Pki | None = None) -> None:
+    def __init__(
+        self, folder: Path, upstream: str, *, path: str = "/v2", tls: Pki | None = None, largest_body: str = "0"
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._largest_body = largest_body
         self._folder, self._upstream, self._path, self._tls = folder, upstream, path, tls
         self._program = RealProgram(
             ("nginx", "-p", folder, "-e", "stderr", "-c", folder / "nginx.conf"),
@@ -98,6 +102,7 @@ class Nginx:
             path=self._path,
             upstream=self._upstream,
             scheme=self._scheme,
+            largest_body=self._largest_body,
         )
 
     def _listens(self) -> bool:

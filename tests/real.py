@@ -108,6 +108,19 @@ class RealProgram:
             log.seek(max(0, size - SHOWN_LOG_BYTES))
             return f"── {' '.join(self._arguments)}\n{log.read().decode(errors='replace')}"
 
+    def read_bytes(self) -> int:
+        """What it has read since it runs, from sockets and files (proc(5), rchar)."""
+        assert self._process is not None
+        lines = Path(f"/proc/{self._process.pid}/io").read_text().splitlines()
+        return int(dict(line.split(": ") for line in lines)["rchar"])
+
+    def kill(self) -> None:
+        """End it at once, in the middle of whatever it does."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(STOP_SECONDS)
+
     def stop(self) -> None:
         """Ask it to end; if it does not, make it and its session end."""
         process, self._process = self._process, None
@@ -200,6 +213,10 @@ class DockerRegistry:
         """Where it keeps its content (`docker/registry/v2/…`)."""
         return self.folder / "data"
 
+    def kill(self) -> None:
+        """End it at once, in the middle of whatever it does; enter it again for it to be back."""
+        self._program.kill()
+
     def requests(self, at_least: int = 0) -> list[Served]:
         """What it has answered since the last `forget`, in order.
 
@@ -211,6 +228,10 @@ class DockerRegistry:
     def forget(self) -> None:
         """Leave out of `requests` what was answered up to now."""
         self._forgotten += len(self._served())
+
+    def read_bytes(self) -> int:
+        """What it has read since it was entered: hardly more than what was sent to it."""
+        return self._program.read_bytes()
 
     def skopeo_options(self, side: Literal["src", "dest"]) -> list[str]:
         """What `skopeo copy` must be told to use this registry as its source or destination."""
@@ -238,7 +259,8 @@ class DockerRegistry:
             "version": "0.1",
             "log": {"level": "info"},  # or it would not say where it listens
             "storage": {"filesystem": {"rootdirectory": str(self.data)}, "delete": {"enabled": True}},
-            "http": {"addr": f"127.0.0.1:{self.port}", **self._tls_configuration()},
+            # With a secret of its own an upload survives that it is started again.
+            "http": {"addr": f"127.0.0.1:{self.port}", "secret": "of these tests", **self._tls_configuration()},
             **self._auth_configuration(),
         }
 

@@ -355,7 +355,7 @@ def test_an_ordinary_url_is_requested_as_it_is(text: str) -> None:
 
 
 def test_routes_are_named_as_people_write_them() -> None:
-    from pierhead.whatif import is_named
+    from pierhead.routing import is_named
 
     mirror: Route = route(host="a.example:5000", endpoint="https://a.example:5000/v2/proxy", path="/v2/proxy")
     for name in ("https://a.example:5000/v2/proxy/", "https://a.example:5000", "a.example:5000"):

@@ -565,6 +565,31 @@ def test_an_early_answer_counts_even_if_the_server_then_closes(transport: CurlTr
         assert transport.send(Request("PUT", server.url, body=body)).status == 413
 
 
+def test_every_piece_of_an_upload_that_is_taken_returns(transport: CurlTransport) -> None:
+    """However quick the answer: who counts what was sent counts the last piece too."""
+    answered, returned = threading.Event(), []
+
+    class Counted(Anything):
+        def copy_to(self, write: Write, offset: int = 0) -> int:
+            for piece in (b"first", b"last"):
+                write(piece)
+                returned.append(piece)
+                answered.wait(5)
+            return len(self.data)
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.body(5)
+        peer.send(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+        answered.set()
+        peer.body(4)
+
+    with HostileServer(script) as server:
+        body = Counted(b"firstlast", 9)
+        assert transport.send(Request("PUT", server.url, body=body)).status == 201
+    assert returned == [b"first", b"last"]
+
+
 def test_what_the_source_raises_comes_through(transport: CurlTransport, exchanges: Recorder) -> None:
     def pieces() -> Iterator[bytes]:
         yield b"x" * MIB

@@ -10,17 +10,18 @@ Follows containerd v2.3.4, core/remotes/docker/resolver.go.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 from urllib.parse import quote
 
-from pierhead.auth import Authorizer, Lookup, Send, Steps, Wait
+from pierhead.auth import Answer, Authorizer, Inspect, Lookup, Send, Steps, Wait
 from pierhead.errors import ExitCode, PierheadError
 from pierhead.redact import MASK, safe_url
 from pierhead.redirect import REDIRECT_LIMIT, location_of, redirected
 from pierhead.routing import Route
-from pierhead.transport import Cause, Options, Timeouts, TransportError
+from pierhead.transport import Cause, Options, Timeouts, Transport, TransportError
 from pierhead.wire import Request, Response, parse_challenges
 
 ATTEMPTS: Final = 5  # As containerd: resolver.go maxAttempts, for one host and object.
@@ -49,6 +50,8 @@ DEAD: Final = frozenset(
     }
 )
 _TRANSIENT: Final = frozenset({Cause.CLOSED, Cause.CUT, Cause.FIRST_BYTE_TIMEOUT})
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,25 @@ OURS: Final = Profile(
     bad_file_fails_registry=False,
     bad_content_fails=False,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How much is put up with before a failure stands.
+
+    `attempts` requests in all if the connection fails, and the first `status_attempts` also if the answer is one of
+    `statuses`. Without `repeats` only authorization is settled, and whatever fails then is the caller's to repeat: a
+    body that comes as it is sent. `answer_seconds` is how long an answer is waited for at least.
+    """
+
+    attempts: int = ATTEMPTS
+    statuses: frozenset[int] = frozenset()
+    status_attempts: int = 0
+    repeats: bool = True
+    answer_seconds: float = 0.0
+
+
+WALKING: Final = Patience()
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────
@@ -190,12 +212,12 @@ def _exchange(tries: _Tries, request: Request) -> Steps[tuple[Response, Request,
         origin = request.origin
         tries.dialled = ""  # a token server that is down says nothing about this host
         memory.check(origin, last_route=tries.last_route)
-        authorization = yield from authorizer.header(request.authority, (route.scope,))
+        authorization = yield from authorizer.header(request.authority, tries.scopes or (route.scope,))
         tries.dialled = origin
         sent = request
         if authorization is not None:
             sent = replace(request, headers=request.headers.plus(("Authorization", authorization)))
-        response = yield from _send(memory, route, sent)
+        response = yield from _send(memory, tries.options(), route, sent)
         memory.hosts.served.add(origin)
         location = location_of(response)
         if not location:
@@ -206,12 +228,11 @@ def _exchange(tries: _Tries, request: Request) -> Steps[tuple[Response, Request,
     raise TransportError(Cause.PROTOCOL, url=request.url, detail=f"stopped after {REDIRECT_LIMIT} redirects")
 
 
-def _send(memory: Memory, route: Route, request: Request) -> Steps[Response]:
+def _send(memory: Memory, options: Options, route: Route, request: Request) -> Steps[Response]:
     """One request, by plain http where https was tried for an http endpoint and nobody spoke it.
 
     As containerd: resolver.go httpFallback.RoundTrip; once fallen back, a host stays there.
     """
-    options = memory.options(route)
     request = replace(request, headers=request.headers.plus(("User-Agent", memory.user_agent)))
     falls_back = route.http_fallback and request.url.startswith("https://")
     if falls_back and request.authority in memory.hosts.plain:
@@ -245,21 +266,38 @@ class _Tries:
     memory: Memory
     route: Route
     last_route: bool
+    scopes: tuple[str, ...] = ()
+    patience: Patience = WALKING
     count: int = 0
     dialled: str = ""  # the origin that was asked last
     previous: tuple[str, str, int] = ("", "", 0)  # method, URL and status of the answer before
 
     def exhausted(self) -> bool:
-        return self.count >= ATTEMPTS
+        return self.count >= self.patience.attempts
+
+    def options(self) -> Options:
+        """Those of the route, with as long a wait for the answer as is called for."""
+        options, seconds = self.memory.options(self.route), self.patience.answer_seconds
+        if seconds <= options.timeouts.first_byte_seconds:
+            return options
+        return replace(options, timeouts=replace(options.timeouts, first_byte_seconds=seconds))
 
 
-def ask(memory: Memory, route: Route, request: Request, *, last_route: bool) -> Steps[Response]:
+def ask(
+    memory: Memory,
+    route: Route,
+    request: Request,
+    *,
+    last_route: bool,
+    scopes: tuple[str, ...] = (),
+    patience: Patience = WALKING,
+) -> Steps[Response]:
     """One object asked of one route, with the repetitions that are worth it; the answer that stands.
 
-    Raises `TransportError`, `AuthorizationFailed`, `BadCredential`, `GivenUp`.
-    As containerd: resolver.go doWithRetries.
+    `scopes` are what a token is asked for, if not the one of the route. Raises `TransportError`,
+    `AuthorizationFailed`, `BadCredential`, `GivenUp`. As containerd: resolver.go doWithRetries.
     """
-    tries = _Tries(memory, route, last_route)
+    tries = _Tries(memory, route, last_route, scopes, patience)
     while True:
         tries.count += 1
         try:
@@ -268,7 +306,7 @@ def ask(memory: Memory, route: Route, request: Request, *, last_route: bool) -> 
             if tries.exhausted() or not _worth_repeating(tries, error):
                 _remember(tries, error)
                 raise
-            yield from _pause(tries, 0.05 if not memory.profile.waits else _back_off(tries.count))
+            yield from _pause(tries, 0.05 if not memory.profile.waits else back_off(tries.count))
             continue
         try:
             again = None if tries.exhausted() else _again(tries, response, asked, authorization)
@@ -285,6 +323,8 @@ def ask(memory: Memory, route: Route, request: Request, *, last_route: bool) -> 
 def _remember(tries: _Tries, error: TransportError) -> None:
     """A host that is down is not dialled again; one that is slow is left alone for a while, if there are others."""
     memory = tries.memory
+    if not tries.patience.repeats:
+        return
     if error.cause in DEAD:
         memory.give_up(tries.dialled, GivenUp(error), until=FOREVER)
     elif error.cause is Cause.FIRST_BYTE_TIMEOUT:
@@ -293,7 +333,7 @@ def _remember(tries: _Tries, error: TransportError) -> None:
 
 def _worth_repeating(tries: _Tries, error: TransportError) -> bool:
     """As containerd: only on the last host, and only what may be gone the next moment."""
-    if not tries.last_route:
+    if not tries.last_route or not tries.patience.repeats:
         return False
     if not tries.memory.profile.waits:
         return error.cause in _TRANSIENT
@@ -322,12 +362,15 @@ def _again(tries: _Tries, response: Response, asked: Request, authorization: str
         authorizer = tries.memory.authorizer(tries.route)
         retry = authorizer.challenged(asked.authority, challenges, sent=authorization, repeated=repeated)
         return _Again(asked.method) if retry else None
+    if not tries.patience.repeats:
+        return None
     if status == 405 and asked.method == "HEAD" and "/manifests/" in asked.url:
         return _Again("GET")
     if status in {408, 429}:
         return _rate_limited(tries, response, asked.method)
-    if status in {500, 503, 504} and tries.last_route and previous[2] != status:
-        return _Again(asked.method, _retry_after(response) or _back_off(tries.count))
+    patient = status in tries.patience.statuses and tries.count < tries.patience.status_attempts
+    if patient or (status in {500, 503, 504} and tries.last_route and previous[2] != status):
+        return _Again(asked.method, retry_after(response) or back_off(tries.count))
     return None
 
 
@@ -335,7 +378,7 @@ def _rate_limited(tries: _Tries, response: Response, method: str) -> _Again | No
     """containerd repeats 408 and 429 at once. We wait for as long as we are told, and rather ask the next route."""
     if not tries.memory.profile.waits:
         return _Again(method)
-    seconds = _retry_after(response) or _back_off(tries.count)
+    seconds = retry_after(response) or back_off(tries.count)
     if not tries.last_route:
         reason = GivenUp(f"it said {response.status}, try again in {seconds:.0f} s", status=response.status)
         tries.memory.give_up(tries.dialled, reason, until=tries.memory.clock() + seconds)
@@ -348,14 +391,15 @@ def _pause(tries: _Tries, seconds: float) -> Steps[None]:
         yield Wait(seconds)
 
 
-def _back_off(count: int) -> float:
+def back_off(count: int) -> float:
+    """Seconds to wait before whatever failed `count` times is tried again."""
     import random
 
     ceiling = min(BACK_OFF_CAP_SECONDS, BACK_OFF_SECONDS * 2.0 ** (count - 1))
     return ceiling * (0.5 + random.random() / 2)  # noqa: S311 — jitter, not a secret
 
 
-def _retry_after(response: Response) -> float | None:
+def retry_after(response: Response) -> float | None:
     """Seconds of a Retry-After header (RFC 9110, section 10.2.3), capped; None without one."""
     text = response.headers.get("retry-after").strip()
     if text.isascii() and text.isdigit():
@@ -369,3 +413,30 @@ def _retry_after(response: Response) -> float | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return min(max(wait, 0.0), RETRY_AFTER_CAP_SECONDS)
+
+
+# ── doing it ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def carry_out(steps: Steps[T], transport: Transport, wait: Callable[[float], object] = time.sleep) -> T:
+    """Do what a conversation asks for until it ends; its value, or what it raises."""
+    answer: Answer = None
+    try:
+        while True:
+            step = steps.send(answer)
+            match step:
+                case Send():
+                    try:
+                        answer = transport.send(step.request, step.options)
+                    except TransportError as error:
+                        answer = error
+                case Wait():
+                    answer = None
+                    wait(step.seconds)
+                case Inspect():
+                    answer = transport.inspect(step.options)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    finally:
+        steps.close()

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from pierhead.ask import Memory
-from pierhead.auth import Answer, Inspect, Send, Steps, Wait
+from pierhead.ask import Memory, carry_out
+from pierhead.auth import Steps
 from pierhead.body import Buffer, Write, read_all
 from pierhead.gowords import short_read
 from pierhead.oci import MANIFEST_LIMIT_BYTES, Descriptor, InvalidManifest
 from pierhead.reference import Digest, Reference
 from pierhead.routing import Plan, Route
-from pierhead.store import ContentMismatch
+from pierhead.store import ContentMismatch, checked, cut_short
 from pierhead.transport import Cause, Transport, TransportError
 from pierhead.walk import AllRoutesFailed, Attempt, Opened, Resolved, cause_at, content_routes, open_content, resolve
 
@@ -30,30 +30,6 @@ _WRONG: Final = "the bytes are not what their descriptor says"
 _BROKEN_OFF: Final = frozenset({Cause.CUT, Cause.CLOSED, Cause.STALLED})
 
 T = TypeVar("T")
-
-
-def carry_out(steps: Steps[T], transport: Transport, wait: Callable[[float], object] = time.sleep) -> T:
-    """Do what a conversation asks for until it ends; its value, or what it raises."""
-    answer: Answer = None
-    try:
-        while True:
-            step = steps.send(answer)
-            match step:
-                case Send():
-                    try:
-                        answer = transport.send(step.request, step.options)
-                    except TransportError as error:
-                        answer = error
-                case Wait():
-                    answer = None
-                    wait(step.seconds)
-                case Inspect():
-                    answer = transport.inspect(step.options)
-    except StopIteration as end:
-        value: T = end.value
-        return value
-    finally:
-        steps.close()
 
 
 @dataclass(slots=True)
@@ -125,6 +101,15 @@ class Remote:
             trust.gave, trust.resumed = {}, False
             return bool(self._routes(descriptor, trust))
 
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Where it may ask for content, in order."""
+        return tuple(route for route in self.plan.routes if "pull" in route.capabilities)
+
+    def carry_out(self, conversation: Callable[[Memory], Steps[T]]) -> T:
+        """Ask something else, with what is remembered of these hosts; its value, or what it raises."""
+        return self._do(conversation(self._memory))
+
     def _do(self, steps: Steps[T]) -> T:
         return carry_out(steps, self._transport, self._wait)
 
@@ -179,7 +164,7 @@ class RemoteBlob:
             if error is None and progress.position >= progress.size_bytes:
                 break
             if error is None and self.remote._memory.profile.bad_content_fails:
-                raise _short(self.descriptor, progress.position)
+                raise cut_short(self.descriptor, progress.position)
             broken = None if self.remote._memory.profile.bad_content_fails else opened.attempt.route
             without_progress = 0 if progress.position > before else without_progress + 1
             given_up = without_progress > NO_PROGRESS_LIMIT or answers >= ANSWERS_LIMIT
@@ -187,7 +172,7 @@ class RemoteBlob:
                 error.go_text = short_read(self.descriptor.size_bytes, progress.position)
                 raise error
             if given_up or (trust.whole and error is None):
-                raise _short(self.descriptor, progress.position)
+                raise cut_short(self.descriptor, progress.position)
         return progress.position - self.start - offset
 
     def _open(self, progress: _Progress, *, after: Route | None) -> tuple[Opened, _Trust]:
@@ -244,19 +229,3 @@ class _Progress:
         if piece:
             self.write(piece)
             self.position += len(piece)
-
-
-def _short(descriptor: Descriptor, position: int) -> ContentMismatch:
-    message = f"{descriptor.digest}: expected {descriptor.size_bytes} bytes but got {position}"
-    return ContentMismatch(message, descriptor=descriptor, got_bytes=position)
-
-
-def checked(raw: bytes, descriptor: Descriptor) -> bytes:
-    """`raw`, if it is what the descriptor says; raises `ContentMismatch`."""
-    if len(raw) != descriptor.size_bytes:
-        raise _short(descriptor, len(raw))
-    found = Digest.of(raw, descriptor.digest.algorithm)
-    if found != descriptor.digest:
-        message = f"the bytes have the digest {found}, not {descriptor.digest}"
-        raise ContentMismatch(message, descriptor=descriptor, found=found)
-    return raw

@@ -45,7 +45,8 @@ class Route:
     `endpoint` is what the file says, empty for what it does not list; `scheme`, `host` and `path` are what is really
     asked (https first where containerd does so for an http endpoint: `http_fallback`); `repository` is rewritten;
     `namespace` goes into `?ns=`, empty for none. `actions` are what tokens are asked for. `tls_as_written` is the `tls`
-    that applies, for people.
+    that applies, for people. `alternatives` is what other rules would make of the repository, which containerd may take
+    instead.
     """
 
     order: int
@@ -59,6 +60,7 @@ class Route:
     actions: str = "pull"
     capabilities: tuple[str, ...] = ()
     rewrite: AppliedRewrite | None = None
+    alternatives: tuple[tuple[str, AppliedRewrite], ...] = ()
     tls: TlsOptions = TlsOptions()
     http_fallback: bool = False
     tls_as_written: Tls | None = None
@@ -88,7 +90,7 @@ class Route:
             path = self.repository
         return f"repository:{path}:{self.actions}"
 
-    def url_of(self, kind: Literal["manifests", "blobs"], reference: str) -> str:
+    def url_of(self, kind: Literal["manifests", "blobs", "referrers"], reference: str) -> str:
         """The URL containerd would request, byte for byte; raises `InvalidUrl`.
 
         As resolver.go request and addNamespace: joined and cleaned as a path, so a rewrite may leave the API root, and
@@ -139,8 +141,10 @@ class OwnRegistry:
     tls: TlsOptions = TlsOptions()
 
     def applied(self, route: Route) -> Route:
-        if route.kind != "default":
-            return route
+        return self.onto(route) if route.kind == "default" else route
+
+    def onto(self, route: Route) -> Route:
+        """What is said, of whatever place this is."""
         merged = TlsOptions(
             ca_files=(*route.tls.ca_files, *self.tls.ca_files),
             client=self.tls.client or route.tls.client,
@@ -208,6 +212,17 @@ def push_route(route: Route) -> Route:
     return replace(route, namespace="", actions="pull,push")
 
 
+def names(route: Route) -> tuple[str, ...]:
+    """How a person may call the endpoint of a route: as the file has it, by URL, by host[:port]."""
+    own = ("docker.io",) if route.kind == "default" and route.host == "registry-1.docker.io" else ()
+    return (*filter(None, (route.endpoint, route.url, route.origin, route.host)), *own)
+
+
+def is_named(route: Route, text: str) -> bool:
+    """Whether `text` means this endpoint; a slash at the end does not matter."""
+    return text.rstrip("/") in {name.rstrip("/") for name in names(route)}
+
+
 def skipped_places(hosts: K3sHosts, lookup: Lookup, *, without: str = "") -> list[Skipped]:
     """What K3s leaves out for the images of this lookup, but for one reason."""
     return [
@@ -256,6 +271,7 @@ def _route(order: int, host: Host, rewritten: Rewritten | None, reference: Refer
         repository=rewritten.repository if rewritten else reference.repository,
         namespace=reference.registry if is_proxy(host.host, reference.registry) else "",
         rewrite=_applied(host, rewritten),
+        alternatives=_alternatives(host, rewritten, reference.repository),
     )
 
 
@@ -279,7 +295,23 @@ def _rule(host: Host, index: int) -> tuple[str, str, Rewrite | None]:
 def _applied(host: Host, rewritten: Rewritten | None) -> AppliedRewrite | None:
     if rewritten is None or rewritten.rule is None:
         return None
-    pattern, replacement, written = _rule(host, rewritten.rule)
+    return _as_written(host, rewritten.rule)
+
+
+def _alternatives(host: Host, rewritten: Rewritten | None, repository: str) -> tuple[tuple[str, AppliedRewrite], ...]:
+    """What each of the overlapping rules would make of the repository, where that is something else."""
+    if rewritten is None or not rewritten.overlapping:
+        return ()
+    from pierhead.rewriting import Rule, rewrite
+
+    rules = [Rule(*rule) for rule in host.rewrites.items()]
+    found = {rewrite([rules[index]], repository).repository: index for index in reversed(rewritten.overlapping)}
+    found.pop(rewritten.repository, None)
+    return tuple((result, _as_written(host, index)) for result, index in sorted(found.items(), key=lambda it: it[1]))
+
+
+def _as_written(host: Host, index: int) -> AppliedRewrite:
+    pattern, replacement, written = _rule(host, index)
     if written:
         return AppliedRewrite(written.pattern.value, written.replacement.value, written.pattern.span)
     return AppliedRewrite(pattern, replacement, None)

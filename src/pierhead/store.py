@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from pierhead.body import Blob, Buffer
 from pierhead.errors import ExitCode, PierheadError, UsageError
@@ -269,6 +269,17 @@ class Sink(Protocol):
         ...
 
 
+@runtime_checkable
+class NamingSink(Sink, Protocol):
+    """A sink to which a manifest and its name are one thing to put."""
+
+    def put_named(
+        self, raw: bytes, media_type: str, reference: str, *, algorithm: str = "sha256", sparse: bool = False
+    ) -> Descriptor:
+        """As `put_manifest`, and as `tag` of what that gives."""
+        ...
+
+
 class Repository(Source, Sink, Protocol):
     """One repository of a store: to read, to write, to list and to prune."""
 
@@ -376,6 +387,23 @@ def as_referrer(manifest: Manifest, descriptor: Descriptor) -> Descriptor:
         annotations=manifest.annotations,
         artifact_type=manifest.artifact_type,
     )
+
+
+def cut_short(descriptor: Descriptor, got_bytes: int) -> ContentMismatch:
+    """The error for content of which fewer bytes came than there should be."""
+    message = f"{descriptor.digest}: expected {descriptor.size_bytes} bytes but got {got_bytes}"
+    return ContentMismatch(message, descriptor=descriptor, got_bytes=got_bytes)
+
+
+def checked(raw: bytes, descriptor: Descriptor) -> bytes:
+    """`raw`, if it is what the descriptor says; raises `ContentMismatch`."""
+    if len(raw) != descriptor.size_bytes:
+        raise cut_short(descriptor, len(raw))
+    found = Digest.of(raw, descriptor.digest.algorithm)
+    if found != descriptor.digest:
+        message = f"the bytes have the digest {found}, not {descriptor.digest}"
+        raise ContentMismatch(message, descriptor=descriptor, found=found)
+    return raw
 
 
 def page(items: Iterable[str], last: str, limit: int | None) -> list[str]:

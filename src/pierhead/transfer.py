@@ -20,7 +20,7 @@ from pierhead.errors import ExitCode, PierheadError
 from pierhead.oci import Descriptor, Platform
 from pierhead.rate import Rate
 from pierhead.reference import Digest
-from pierhead.store import ContentMismatch, NotFound, Sink, Source, Upload
+from pierhead.store import ContentMismatch, NamingSink, NotFound, Sink, Source, Upload
 from pierhead.tree import Read, Tree, read_tree
 
 # How long threads that were told to stop are waited for; the store is sound whenever they end.
@@ -131,22 +131,36 @@ class Transfer:
         platforms: Sequence[Platform] = (),
         *,
         names: Sequence[str] | None = None,
+        on_tree: Callable[[Tree], object] | None = None,
     ) -> Copied:
         """Copy what `name` (a tag or digest) points to, for these platforms (none: all), and name it in the sink.
 
-        `names` are what it is called there, if not `name`; with none of them it is there by its digest alone. Raises
-        what the source and the sink raise, `NoMatchingPlatform`, and `Interrupted`.
+        `names` are what it is called there, if not `name`; with none of them it is there by its digest alone. `on_tree`
+        is told all that belongs to it as soon as that is known. Raises what the source and the sink raise,
+        `NoMatchingPlatform`, and `Interrupted`.
         """
         counted = _Counter()
         tree = read_tree(self._reader(source, sink, counted), source.resolve(name), platforms)
+        if on_tree is not None:
+            on_tree(tree)
         self._copy_blobs(source, sink, tree, counted)
-        for descriptor, raw in tree.manifests.values():
-            algorithm = descriptor.digest.algorithm
-            sink.put_manifest(raw, descriptor.media_type, algorithm=algorithm, sparse=tree.sparse)
-        for given in (name,) if names is None else names:
-            sink.tag(given, tree.top, platforms=tuple(platforms) if tree.sparse else ())
+        _put_manifests(sink, tree, platforms, (name,) if names is None else names)
         size_bytes = tree.size_bytes
         return Copied(tree.top, tuple(tree.platforms), counted.bytes, max(0, size_bytes - counted.bytes), size_bytes)
+
+    def watched(self, source: Source) -> Source:
+        """The same content for whoever writes it himself, into a tarball: shown, within the rate, ended by `cancel`."""
+        return _WatchedSource(source, self)
+
+    def _shown(self, blob: Blob, descriptor: Descriptor, offset: int) -> Blob:
+        """One blob of a `watched` source."""
+        return _Shown(blob, descriptor, offset, self._observer, lambda count: self._passed(descriptor, count))
+
+    def _passed(self, descriptor: Descriptor, count: int) -> None:
+        self._observer.advanced(descriptor, count)
+        if self._rate:
+            self._rate.spend(count, self.pause)
+        self._stop_if_cancelled()
 
     def _reader(self, source: Source, sink: Sink, counted: _Counter) -> Read:
         """Reads a manifest from the sink if it is there already, else from the source."""
@@ -218,9 +232,7 @@ class Transfer:
 
         def came(count: int) -> None:
             job.counted.add(count)
-            self._observer.advanced(job.descriptor, count)
-            if self._rate:
-                self._rate.spend(count, self.pause)
+            self._passed(job.descriptor, count)
             self._stop_if_cancelled(job.stop)  # after it: what came is kept for the next time
 
         while True:
@@ -239,6 +251,19 @@ class Transfer:
     def _stop_if_cancelled(self, *others: threading.Event) -> None:
         if self._cancelled.is_set() or any(other.is_set() for other in others):
             raise Interrupted
+
+
+def _put_manifests(sink: Sink, tree: Tree, platforms: Sequence[Platform], names: Sequence[str]) -> None:
+    """The manifests of a tree, the top one last and with its first name where that is one request."""
+    for descriptor, raw in tree.manifests.values():
+        algorithm, media_type = descriptor.digest.algorithm, descriptor.media_type
+        if names and descriptor.digest == tree.top.digest and isinstance(sink, NamingSink):
+            sink.put_named(raw, media_type, names[0], algorithm=algorithm, sparse=tree.sparse)
+            names = names[1:]
+        else:
+            sink.put_manifest(raw, media_type, algorithm=algorithm, sparse=tree.sparse)
+    for name in names:
+        sink.tag(name, tree.top, platforms=tuple(platforms) if tree.sparse else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +286,54 @@ class _Watched:
 
     def close(self) -> None:
         self.blob.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A blob whose way is shown from its beginning to its end (`body.Blob`)."""
+
+    blob: Blob
+    descriptor: Descriptor
+    start: int
+    observer: Observer
+    came: Callable[[int], object]
+
+    @property
+    def size_bytes(self) -> int | None:
+        return self.blob.size_bytes
+
+    def copy_to(self, write: Write, offset: int = 0) -> int:
+        self.observer.began(self.descriptor, self.start + offset)
+        try:
+            copied = _Watched(self.blob, self.came).copy_to(write, offset)
+        except BaseException:
+            self.observer.finished(self.descriptor, "failed")
+            raise
+        self.observer.finished(self.descriptor, "copied")
+        return copied
+
+    def close(self) -> None:
+        self.blob.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _WatchedSource:
+    """A source whose blobs are shown as they are read (`store.Source`)."""
+
+    source: Source
+    transfer: Transfer
+
+    def resolve(self, reference: str) -> Descriptor:
+        return self.source.resolve(reference)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        return self.source.manifest(descriptor)
+
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> Blob:
+        return self.transfer._shown(self.source.blob(descriptor, offset), descriptor, offset)
+
+    def reject(self, descriptor: Descriptor) -> bool:
+        return self.source.reject(descriptor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,17 +73,6 @@ class Condition:
         return ",".join(map(str, self.statuses)) if self.kind == "status" else self.kind
 
 
-def names(route: Route) -> tuple[str, ...]:
-    """How a person may call the endpoint of a route: as the file has it, by URL, by host[:port]."""
-    own = ("docker.io",) if route.kind == "default" and route.host == "registry-1.docker.io" else ()
-    return (*filter(None, (route.endpoint, route.url, route.origin, route.host)), *own)
-
-
-def is_named(route: Route, text: str) -> bool:
-    """Whether `text` means this endpoint; a slash at the end does not matter."""
-    return text.rstrip("/") in {name.rstrip("/") for name in names(route)}
-
-
 # ── the invented image ───────────────────────────────────────────────────────────────────────────────────────────
 
 

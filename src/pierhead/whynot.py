@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pierhead.errors import Span
 from pierhead.reference import HUB, LEGACY_HUB
-from pierhead.whatif import is_named
+from pierhead.routing import is_named
 
 if TYPE_CHECKING:
     from pierhead.config.registries import Mirror, RegistriesConfig

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from pierhead.ask import CONTAINERD, DEAD, Memory, no_tls
+from pierhead.ask import CONTAINERD, DEAD, Memory, carry_out, no_tls
 from pierhead.auth import Authorizer, BadCredential, Credential, Lookup, Steps, send
-from pierhead.client import carry_out
 from pierhead.errors import ExitCode, PierheadError, Span
 from pierhead.gowords import NO_NAMES
 from pierhead.probe.calls import Call, Eyes, Tap

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeVar
 
-from pierhead.ask import Memory
+from pierhead.ask import Memory, carry_out
 from pierhead.auth import Credential, Lookup, Steps
 from pierhead.body import BodyTooLarge, read_all
-from pierhead.client import carry_out, checked
 from pierhead.errors import PierheadError
 from pierhead.oci import (
     INDEX_DEPTH_LIMIT,
@@ -29,6 +28,7 @@ from pierhead.probe.calls import Call, Tap
 from pierhead.probe.places import PROFILE, Seen, Terms, at, known_credential
 from pierhead.reference import OFFICIAL, Reference
 from pierhead.routing import Route
+from pierhead.store import checked
 from pierhead.transport import TransportError
 from pierhead.walk import AllRoutesFailed, Asked, Attempt, Opened, ResolveFailed, open_content, resolve, resolve_at
 from pierhead.wire import Request, one_line

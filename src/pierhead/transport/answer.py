@@ -16,7 +16,8 @@ HEAD_LIMIT_BYTES: Final = 256 * 1024  # interim answers and trailers included
 HEAD_LIMIT_LINES: Final = 500
 # A body as small as this is taken in at once, so that the line is free again before anybody copies it.
 PREFETCH_LIMIT_BYTES: Final = 64 * 1024
-# libcurl hands over 16 KiB at a time; the consumer gets pieces of this size: fewer calls, and the cache holds them.
+# libcurl hands over 16 KiB at a time; the consumer gets pieces of about this size: fewer calls, and they fit the cache.
+# They are `bytes` of their own, so that whoever hashes or sends them need not copy them once more.
 PIECE_BYTES: Final = 256 * 1024
 
 _STATUS_LINE: Final = re.compile(r"HTTP/[0-9.]+ +([1-9][0-9][0-9])( .*)?", re.DOTALL)
@@ -103,10 +104,8 @@ class Incoming:
         self.received_bytes = 0
         self.copied_bytes = 0
         self._next: Callable[[bytes], int | None] = self._keep
-        self._kept: list[bytes] = []
-        self._kept_bytes = 0
-        self._buffer = memoryview(b"")
-        self._filled = 0
+        self._pieces: list[bytes] = []
+        self._size = 0  # of the pieces
         self._write: Write = _nowhere
 
     def take(self, data: bytes) -> int | None:
@@ -116,51 +115,43 @@ class Incoming:
         """From now on everything goes to `write`, beginning with what was kept; `flush` at the end."""
         self._write = write
         self._next = self._collect
-        kept = b"".join(self._forget())
-        self.copied_bytes = len(kept)
-        if kept:
-            write(kept)
+        self.flush()
 
     def flush(self) -> None:
         """Write what was collected."""
-        size, self._filled = self._filled, 0
-        if size:
-            self._write(self._buffer[:size])
-            self.copied_bytes += size
+        pieces = self._forget()
+        if pieces:
+            data = b"".join(pieces)
+            self._write(data)
+            self.copied_bytes += len(data)
 
     def discard(self) -> None:
         """From now on nobody wants it."""
         self._forget()
-        self._filled = 0
         self._next = self._count
 
     def _keep(self, data: bytes) -> int | None:
-        if self._kept_bytes + len(data) > PREFETCH_LIMIT_BYTES:
+        if self._size + len(data) > PREFETCH_LIMIT_BYTES:
             return int(pycurl.WRITEFUNC_PAUSE)  # the rest waits in libcurl, the kernel and the network
-        self._kept.append(data)
-        self._kept_bytes += len(data)
+        self._pieces.append(data)
+        self._size += len(data)
         self.received_bytes += len(data)
         return None
 
     def _collect(self, data: bytes) -> None:
         size = len(data)
-        if self._filled + size > len(self._buffer):
-            self._make_room()
-        self._buffer[self._filled : self._filled + size] = data
-        self._filled += size
+        self._pieces.append(data)
+        self._size += size
         self.received_bytes += size
-
-    def _make_room(self) -> None:
-        self.flush()
-        if not self._buffer:  # a small body never needs it
-            self._buffer = memoryview(bytearray(PIECE_BYTES))
+        if self._size >= PIECE_BYTES:
+            self.flush()
 
     def _count(self, data: bytes) -> None:
         self.received_bytes += len(data)
 
     def _forget(self) -> list[bytes]:
-        kept, self._kept, self._kept_bytes = self._kept, [], 0
-        return kept
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        return pieces
 
 
 def _nowhere(_: Buffer) -> None:

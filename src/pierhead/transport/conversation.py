@@ -42,13 +42,13 @@ class Outgoing:
     def __init__(self, plan: Plan) -> None:
         self.complete = not plan.sends_body
         self.paused = False
-        self.piece = memoryview(b"")
+        self.piece: bytes | memoryview = b""
         self._plan = plan
         self._given_bytes = 0
 
     def give(self, piece: Buffer) -> None:
         """The next piece; raises `TransportError` (BAD_REQUEST) if that is more than was announced."""
-        self.piece = memoryview(piece).cast("B")
+        self.piece = piece if isinstance(piece, bytes) else memoryview(piece).cast("B")
         self._given_bytes += len(self.piece)
         if self._plan.body_bytes is not None and self._given_bytes > self._plan.body_bytes:
             raise self._wrong_length("more")
@@ -62,9 +62,9 @@ class Outgoing:
     def take(self, limit_bytes: int) -> bytes | int:
         """libcurl's callback."""
         if self.piece:
-            data = bytes(self.piece[:limit_bytes])
-            self.piece = self.piece[limit_bytes:]
-            return data
+            whole = memoryview(self.piece) if len(self.piece) > limit_bytes else self.piece
+            self.piece = whole[limit_bytes:]
+            return bytes(whole[:limit_bytes])  # of `bytes` that fit, no copy
         if self.complete:
             return b""
         self.paused = True
@@ -78,14 +78,23 @@ class Outgoing:
 class Conversation:
     """Used by one thread at a time, from `send` to the end of the answer's body.
 
-    `done` gets the line back, once, with whether it is fit for another request, and the record of this one; `stop` ends
-    it wherever it is.
+    `done` gets the line back, once, with whether it is fit for another request; then `told`, if there is anybody who
+    wants to hear of it, the record of this one. `stop` ends it wherever it is.
     """
 
-    def __init__(self, line: Line, plan: Plan, *, done: Callable[[Line, bool, Exchange], object], stop: Event) -> None:
+    def __init__(
+        self,
+        line: Line,
+        plan: Plan,
+        *,
+        done: Callable[[Line, bool], object],
+        told: Callable[[Exchange], object] | None,
+        stop: Event,
+    ) -> None:
         self._line = line
         self._plan = plan
         self._done = done
+        self._told = told
         self._stop = stop
         self._started = 0.0
         self._outgoing = Outgoing(plan)
@@ -226,7 +235,7 @@ class Conversation:
         self._outgoing.give(piece)
         self._resume_sending()
         self._drive(lambda: not self._outgoing.piece or self._refused())
-        if self._finished or self._refused():
+        if self._outgoing.piece or self._refused():  # of a piece that was taken the last may be answered already
             raise _Enough
 
     def _refused(self) -> bool:
@@ -246,9 +255,11 @@ class Conversation:
             return
         self._finished = True
         self._timings = self._measure()
-        exchange = self._record(error)
+        exchange = self._record(error) if self._told else None
         self._line.end()
-        self._done(self._line, error is None or isinstance(error, Exception), exchange)
+        self._done(self._line, error is None or isinstance(error, Exception))
+        if self._told and exchange:
+            self._told(exchange)
 
     def _record(self, error: BaseException | None) -> Exchange:
         easy, request = self._line.easy, self._plan.request

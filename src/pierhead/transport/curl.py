@@ -57,7 +57,8 @@ class CurlTransport:
     def send(self, request: Request, options: Options = Options()) -> Response:
         """As `Transport.send`."""
         plan = self._plan(request, options)
-        return Conversation(self._line(plan.origin), plan, done=self._done, stop=self._stop).send()
+        line = self._line(plan.origin)
+        return Conversation(line, plan, done=self._done, told=self._on_exchange, stop=self._stop).send()
 
     def inspect(self, options: Options) -> TransportError | None:
         """As `Transport.inspect`."""
@@ -138,7 +139,7 @@ class CurlTransport:
             self._idle.remove(line)
         return line
 
-    def _done(self, line: Line, fit: bool, exchange: Exchange) -> None:
+    def _done(self, line: Line, fit: bool) -> None:
         with self._lock:
             keep = fit and not self._closed
             surplus = line if not keep else None
@@ -147,5 +148,3 @@ class CurlTransport:
                 surplus = self._idle.pop(0) if len(self._idle) > IDLE_LINES_LIMIT else None
         if surplus:
             surplus.close()
-        if self._on_exchange:
-            self._on_exchange(exchange)

@@ -96,7 +96,8 @@ def _explained(reader: _Reader, question: Question, name: str, plan: Plan) -> Ex
 
 
 def _supposed(item: Explained, question: Question, lookup: Lookup) -> Explained:
-    from pierhead.whatif import is_named, suppose
+    from pierhead.routing import is_named
+    from pierhead.whatif import suppose
     from pierhead.whynot import Situation, why_not
 
     conditions = {
@@ -116,7 +117,7 @@ def _check_endpoints(asked: Sequence[str], plans: Sequence[Plan], world: World) 
     """Raises `UsageError` about an endpoint that is nowhere in the file and in no plan."""
     from difflib import get_close_matches
 
-    from pierhead.whatif import is_named
+    from pierhead.routing import is_named
     from pierhead.whynot import endpoints, is_known
 
     config = world.hosts.config if world.hosts else None

@@ -71,7 +71,7 @@ class Writer:
             yield "  no mirror of registries.yaml serves it"
 
     def _what_if(self, item: Explained, found: WhatIf) -> Iterator[str]:
-        from pierhead.whatif import is_named
+        from pierhead.routing import is_named
 
         yield "  what if"
         named = [

@@ -17,7 +17,7 @@ from pierhead.errors import ExitCode, PierheadError, Problem
 from pierhead.oci import Descriptor, Platform
 from pierhead.reference import Reference
 from pierhead.routing import Plan, Route
-from pierhead.store import RepositoryName, Store
+from pierhead.store import RepositoryName, Source, Store
 from pierhead.transfer import Copied, Interrupted, Transfer, each
 from pierhead.transport import Options
 from pierhead.walk import Attempt
@@ -59,6 +59,7 @@ class Puller:
     profile: Profile = OURS
     user_agent: str = "pierhead"
     clock: Callable[[], float] = field(default=time.monotonic)
+    guard: Callable[[Reference, Source], Source] | None = None  # what may still refuse what a name resolves to
     _hosts: Hosts = field(default_factory=Hosts, init=False, repr=False)  # of all images: a dead mirror costs once
 
     def pull(self, references: Sequence[Reference], transfer: Transfer, *, at_once: int = 4) -> list[Pulled]:
@@ -82,7 +83,8 @@ class Puller:
             remote = self._remote(reference, transfer)
             attempts, problems = remote.attempts, tuple(self._unusable_files(remote.plan))
             sink = self.store.repository(RepositoryName(reference.repository, reference.registry))
-            copied = transfer.copy(remote, sink, reference.object, self.platforms)
+            source = self.guard(reference, remote) if self.guard else remote
+            copied = transfer.copy(source, sink, reference.object, self.platforms)
         except Interrupted:
             raise
         except PierheadError as error:

@@ -1,0 +1,122 @@
+"""What `pull` and `save` have in common: images brought into the store by registries.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from pierhead import __version__
+from pierhead.cli import options
+from pierhead.errors import PierheadError, UsageError
+
+if TYPE_CHECKING:
+    from pierhead.image_list import Fetch
+    from pierhead.layout import LayoutStore
+    from pierhead.oci import Platform
+    from pierhead.pull import Pulled, Puller
+    from pierhead.reference import Reference
+    from pierhead.store import Source
+    from pierhead.transfer import Transfer
+
+Guard = Callable[["Reference", "Source"], "Source"]
+
+LOCKED: Final = click.option(
+    "--locked",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Take nothing but what `pierhead lock` wrote into this file.",
+)
+PLATFORMS: Final = click.option(
+    "--platform",
+    "platforms",
+    multiple=True,
+    metavar="OS/ARCH[/VARIANT]",
+    help="The platform to take out of an index; repeatable; `all` for every one. Default: this machine's.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulling:
+    """A store, and what it is filled with. `fetch` gets lists of images."""
+
+    store: LayoutStore
+    fetch: Fetch
+    platforms: Sequence[Platform]
+    guard: Guard | None
+    _puller: Puller
+    _transfer: Transfer
+    _jobs: int
+
+    def pull(self, references: Sequence[Reference]) -> tuple[list[Pulled], PierheadError | None]:
+        """What became of each image, and why index.json could not be written; it is, after an interrupt too."""
+        try:
+            results = self._puller.pull(references, self._transfer, at_once=self._jobs)
+        finally:
+            unpublished = _publish(self.store)
+        return results, unpublished
+
+
+@contextmanager
+def pulling(flags: Mapping[str, Any], *, jobs: int, quiet: bool) -> Iterator[Pulling]:
+    """What the shared options describe; `quiet`: without progress."""
+    from pierhead.cli.lists import fetching
+    from pierhead.cli.progress import progress
+    from pierhead.layout import LayoutStore
+    from pierhead.pull import Puller
+    from pierhead.transfer import Transfer
+
+    platforms, guard = platforms_of(flags["platforms"]), _guard(flags["locked"])
+    world, timeouts = options.read_world_of(flags), options.timeouts_of(flags)
+    store = LayoutStore(flags["root"])
+    with (
+        options.open_transport(flags["trace"]) as transport,
+        progress(quiet=quiet) as observer,
+        Transfer(
+            jobs, observer, rate=options.rate_of(flags), on_cancel=(transport.interrupt, store.interrupt)
+        ) as transfer,
+    ):
+        puller = Puller(
+            world.plan,
+            world.lookup,
+            transport,
+            store,
+            timeouts,
+            platforms,
+            user_agent=f"pierhead/{__version__}",
+            guard=guard,
+        )
+        yield Pulling(store, fetching(world, transport, timeouts), platforms, guard, puller, transfer, jobs)
+
+
+def platforms_of(names: Sequence[str]) -> tuple[Platform, ...]:
+    """The platforms of --platform; none of them for all. Raises `UsageError`, `InvalidPlatform`."""
+    from pierhead.oci import Platform
+
+    if "all" in names:
+        if len(names) > 1:
+            raise UsageError("--platform all leaves nothing to add", hint="give either `all` or platforms")
+        return ()
+    return tuple(dict.fromkeys(map(Platform.parse, names))) or (Platform.here(),)
+
+
+def _guard(file: Path | None) -> Guard | None:
+    """What lets through only what was locked."""
+    if file is None:
+        return None
+    from pierhead.locked import Lock
+
+    return Lock.read(file).guard
+
+
+def _publish(store: LayoutStore) -> PierheadError | None:
+    """Derive index.json. What goes wrong comes after what became of the images."""
+    try:
+        store.publish_index()
+    except PierheadError as error:
+        return error
+    return None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pierhead.files import OutsideFolder, replace_file, write_below
+from pierhead.files import OutsideFolder, replace_file, replacing, write_below
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o400])
@@ -115,3 +115,50 @@ def test_a_link_in_the_place_of_the_file_is_replaced(tmp_path: Path) -> None:
 
     assert (tmp_path / "secret").read_bytes() == b"keep"
     assert not (folder / "f").is_symlink()
+
+
+# ── a file in pieces ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_written_in_pieces_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with replacing(path, mode=0o640) as write:
+        write(b"one ")
+        write(memoryview(b"and two"))
+        assert not path.exists()
+    assert path.read_bytes() == b"one and two"
+    assert path.stat().st_mode & 0o777 == 0o640
+    with replacing(path) as write:
+        write(b"another")
+    assert path.read_bytes() == b"another"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_broken_off_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def break_off() -> None:
+        with replacing(path) as write:
+            write(bytes(20 * 1024 * 1024))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_not_replaced_and_a_pipe_is_written_to(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError), replacing(tmp_path) as write:
+        write(b"never")
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with replacing(pipe) as write:
+            write(b"through")
+        assert os.read(reading, 100) == b"through"
+    finally:
+        os.close(reading)
+    assert pipe.is_fifo()

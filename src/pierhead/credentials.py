@@ -91,7 +91,7 @@ class CredentialSources:
         return found
 
     def _search(self, host: str, repository: str) -> Credential | BadCredential | None:
-        names = HUB_NAMES if host in HUB_NAMES else (host,)
+        names = server_names(host)
         try:
             for store in self._opened():
                 if found := self._ask(store, names, repository):
@@ -110,11 +110,9 @@ class CredentialSources:
             yield store
 
     def _ask(self, store: _Store, names: tuple[str, ...], repository: str) -> Credential | None:
-        if key := next(_server_keys(store.helpers, names), ""):
-            program = _program(store.helpers[key])
-            if self._installed(program) is None:
-                raise _not_installed(program, store.span(key))
-            if found := self._ask_helper(program, names, store.span(key)):
+        if key := next(server_keys(store.helpers, names), ""):
+            path = helper_path(store.helpers[key], self._environment, store.span(key))
+            if found := self._ask_helper(path, names, store.span(key)):
                 return found
         for key in _keys(store.auths, names, repository):
             if found := _entry_credential(store, key):
@@ -126,24 +124,17 @@ class CredentialSources:
         if not store.everything_helper:
             return None
         program, span = _program(store.everything_helper), store.span("credsStore")
-        if self._installed(program) is None:
+        path = _installed(program, self._environment)
+        if path is None:
             text = f"{program}, the credential helper for every registry, is not installed, so it was not asked"
             self._problems[Problem("credential-helper-missing", "warning", text, span)] = None
             return None
-        return self._ask_helper(program, names, span)
+        return self._ask_helper(path, names, span)
 
-    def _installed(self, program: str) -> str | None:
-        if not _HELPER_NAME.fullmatch(program):
-            return None
-        import shutil
-
-        return shutil.which(program, path=self._environment.get("PATH", os.defpath))
-
-    def _ask_helper(self, program: str, names: tuple[str, ...], span: Span) -> Credential | None:
+    def _ask_helper(self, path: str, names: tuple[str, ...], span: Span) -> Credential | None:
         from pierhead.credential_helper import run_helper
 
-        path = self._installed(program)
-        assert path is not None
+        program = Path(path).name
         for server in HUB_SERVERS if names == HUB_NAMES else (names[0], f"https://{names[0]}"):
             if (program, server) not in self._answers:
                 answer = run_helper(path, server, self._environment)
@@ -172,9 +163,14 @@ class _Store:
         return Span(str(self.path), *self.places.get(key, (1, 1)))
 
 
+def docker_config(environment: Mapping[str, str], home: Path) -> Path:
+    """Where docker keeps its logins."""
+    folder = environment.get("DOCKER_CONFIG")
+    return (Path(folder) if folder else home / ".docker") / "config.json"
+
+
 def _places(environment: Mapping[str, str], home: Path, run_folder: Path) -> Iterator[tuple[Path, Source]]:
-    docker = environment.get("DOCKER_CONFIG")
-    yield (Path(docker) if docker else home / ".docker") / "config.json", "docker"
+    yield docker_config(environment, home), "docker"
     if named := environment.get("REGISTRY_AUTH_FILE"):
         yield Path(named), "podman"
     runtime = environment.get("XDG_RUNTIME_DIR")
@@ -232,7 +228,7 @@ def _parse_store(path: Path, source: Source, text: str, *, mode: int) -> _Store:
         everything_helper=everything if isinstance(everything, str) else "",
         places={key: place for key in (*auths, *helpers, "credsStore") if (place := _place(text, key))},
     )
-    if mode & (stat.S_IRGRP | stat.S_IROTH) and any(_holds_secret(entry) for entry in store.auths.values()):
+    if mode & (stat.S_IRGRP | stat.S_IROTH) and any(holds_secret(entry) for entry in store.auths.values()):
         shown = f"mode {stat.S_IMODE(mode):04o}; 0600 is right"
         message = f"other users of this machine can read the credentials in {path} ({shown})"
         return replace(store, problems=(Problem("open-credentials", "warning", message, Span(str(path), 1)),))
@@ -277,7 +273,8 @@ def _place(text: str, key: str) -> tuple[int, int] | None:
     return text.count("\n", 0, match.start()) + 1, match.start() - text.rfind("\n", 0, match.start())
 
 
-def _holds_secret(entry: Mapping[str, str]) -> bool:
+def holds_secret(entry: Mapping[str, object]) -> bool:
+    """Whether an entry of `auths` has in it what nobody else may read."""
     return any(entry.get(name) for name in ("auth", "password", "identitytoken", "registrytoken"))
 
 
@@ -293,10 +290,15 @@ def _keys(auths: Mapping[str, object], names: tuple[str, ...], repository: str) 
     for length in range(len(parts), 0, -1):
         below = "/".join(parts[:length])
         yield from (key for name in names if (key := f"{name}/{below}") in auths)
-    yield from _server_keys(auths, names)
+    yield from server_keys(auths, names)
 
 
-def _server_keys(section: Mapping[str, object], names: tuple[str, ...]) -> Iterator[str]:
+def server_names(host: str) -> tuple[str, ...]:
+    """The names that mean the same registry as this one."""
+    return HUB_NAMES if host in HUB_NAMES else (host,)
+
+
+def server_keys(section: Mapping[str, object], names: tuple[str, ...]) -> Iterator[str]:
     """The keys for a whole registry: exactly its name, then `https://name/v1/` and its like.
 
     As docker/cli: cli/config/credentials/file_store.go ConvertToHostname, but only v1 and v2 are taken for no path.
@@ -339,12 +341,25 @@ def _program(helper: str) -> str:
     return f"docker-credential-{helper}"
 
 
-def _not_installed(program: str, span: Span) -> BadCredential:
-    return BadCredential(
-        f"the credential helper {program!r} is not installed",
-        hint="install it into a folder of PATH, or remove its line and log in again",
-        span=span,
-    )
+def _installed(program: str, environment: Mapping[str, str]) -> str | None:
+    if not _HELPER_NAME.fullmatch(program):
+        return None
+    import shutil
+
+    return shutil.which(program, path=environment.get("PATH", os.defpath))
+
+
+def helper_path(helper: str, environment: Mapping[str, str], span: Span) -> str:
+    """The program of a helper that a file names at `span`; raises `BadCredential` if it is not installed."""
+    program = _program(helper)
+    path = _installed(program, environment)
+    if path is None:
+        raise BadCredential(
+            f"the credential helper {program!r} is not installed",
+            hint="install it into a folder of PATH, or remove its line and log in again",
+            span=span,
+        )
+    return path
 
 
 def _answer_credential(answer: bytes | None, server: str, program: str, span: Span) -> Credential | None:

@@ -6,16 +6,24 @@ counts once. A line that is no image becomes a `Problem` with its place; the oth
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
 from pierhead.errors import Problem, Span, UsageError
+from pierhead.redact import safe_url
 from pierhead.reference import InvalidReference, Reference
 
 LIST_LIMIT_BYTES: Final = 16 * 1024 * 1024
 LINES_LIMIT: Final = 200_000
 LINE_LIMIT_CHARS: Final = 4096  # far above the longest reference with a sha512 digest
+
+_URL: Final = re.compile(r"(?i)https?://")
+
+Fetch = Callable[[str], bytes]
+"""What a URL gives: at most `LIST_LIMIT_BYTES` + 1 bytes; raises `PierheadError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +64,40 @@ def read_list(text: str, file: str) -> tuple[tuple[ListedImage, ...], tuple[Prob
     return tuple(images.values()), tuple(problems)
 
 
-def load_list(file: str, standard_input: IO[bytes]) -> tuple[tuple[ListedImage, ...], tuple[Problem, ...]]:
-    """As `read_list`, of a file, or of `standard_input` if that is "-". Raises `UsageError`."""
-    if file == "-":
-        data = standard_input.read(LIST_LIMIT_BYTES + 1)
-    else:
-        try:
-            with Path(file).open("rb") as opened:
-                data = opened.read(LIST_LIMIT_BYTES + 1)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise UsageError(f"the list of images {file} cannot be read: {reason}") from None
+def load_list(
+    file: str, standard_input: IO[bytes], fetch: Fetch | None = None
+) -> tuple[tuple[ListedImage, ...], tuple[Problem, ...]]:
+    """As `read_list`, of a file, of `standard_input` if that is "-", or of what a URL gives to `fetch`.
+
+    Raises `UsageError`, and what `fetch` raises. Without `fetch` a URL is an error: the command uses no network.
+    """
+    is_url = _URL.match(file) is not None
+    shown = safe_url(file) if is_url else file
+    data = _fetched(file, shown, fetch) if is_url else _read(file, standard_input)
     if len(data) > LIST_LIMIT_BYTES:
-        raise UsageError(f"the list of images {file} is larger than {LIST_LIMIT_BYTES} bytes")
+        raise UsageError(f"the list of images {shown} is larger than {LIST_LIMIT_BYTES} bytes")
     # What is no UTF-8 is in no image's name: it spoils its own line only.
-    return read_list(data.decode("utf-8", "replace"), file)
+    return read_list(data.decode("utf-8", "replace"), shown)
+
+
+def _read(file: str, standard_input: IO[bytes]) -> bytes:
+    if file == "-":
+        return standard_input.read(LIST_LIMIT_BYTES + 1)
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(LIST_LIMIT_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"the list of images {file} cannot be read: {reason}") from None
+
+
+def _fetched(url: str, shown: str, fetch: Fetch | None) -> bytes:
+    if fetch is None:
+        raise UsageError(
+            f"the list of images {shown} is a URL, and this command uses no network",
+            hint="fetch it first, as `curl -fsSL URL`, and give the file, or - for standard input",
+        )
+    return fetch(url)
 
 
 def _parse(name: str) -> Reference:

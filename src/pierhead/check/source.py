@@ -145,7 +145,7 @@ class Source:
         raw = self.slice(span)
         style = raw[:1]
         if style == '"' or (style == "'" and not value.isprintable()):
-            return Edit(span, _double_quoted(value))
+            return Edit(span, double_quoted(value))
         if style == "'":
             return Edit(span, _single_quoted(value))
         if not raw or style in "&*!|>":
@@ -234,7 +234,7 @@ def quoted(value: str, style: Literal["single", "double"] = "double") -> str:
     """A YAML scalar of this text, in quotes: single ones where there is a backslash to read."""
     if value.isprintable() and "'" not in value and ("\\" in value or '"' in value or style == "single"):
         return _single_quoted(value)
-    return _double_quoted(value)
+    return double_quoted(value)
 
 
 def _single_quoted(value: str) -> str:
@@ -244,7 +244,8 @@ def _single_quoted(value: str) -> str:
 _ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-def _double_quoted(value: str) -> str:
+def double_quoted(value: str) -> str:
+    """A YAML scalar of this text, in double quotes whatever it holds."""
     return '"' + "".join(_ESCAPES.get(c) or (c if c.isprintable() else f"\\U{ord(c):08x}") for c in value) + '"'
 
 

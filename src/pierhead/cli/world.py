@@ -14,7 +14,7 @@ from pierhead.credentials import CredentialSources, chain
 from pierhead.errors import Problem, Span, UsageError
 from pierhead.redact import Secret
 from pierhead.reference import Reference
-from pierhead.routing import OwnRegistry, Plan, k3s_plan
+from pierhead.routing import OwnRegistry, Plan, Route, k3s_plan, own_route
 
 if TYPE_CHECKING:
     from pierhead.config import k3s
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pierhead.config.versions import K3sVersion
 
 DEFAULT_FILES = (Path("/etc/rancher/k3s/registries.yaml"), Path("/etc/rancher/rke2/registries.yaml"))
-SECRET_LIMIT_CHARS = 64 * 1024
+SECRET_LIMIT_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class World:
     def plan(self, reference: Reference) -> Plan:
         """Where this image would be asked for."""
         return k3s_plan(reference, self.hosts, self.own_registry)
+
+    def own_route(self, reference: Reference) -> Route:
+        """The way to the image's own registry itself; what flags say of it holds however registries.yaml names it."""
+        route = own_route(self.plan(reference))
+        return route if route.kind == "default" else self.own_registry.onto(route)
 
     def lookup(self, reference: Reference) -> Lookup:
         """Whose credentials are used, by the host that challenges.
@@ -165,7 +170,8 @@ def read_password(*, from_stdin: bool) -> Secret | None:
     """The password of --password-stdin."""
     if not from_stdin:
         return None
-    text = sys.stdin.read(SECRET_LIMIT_CHARS + 1)
-    if len(text) > SECRET_LIMIT_CHARS:
+    data = sys.stdin.buffer.read(SECRET_LIMIT_BYTES + 1)
+    if len(data) > SECRET_LIMIT_BYTES:
         raise UsageError("the password on standard input is too long")
-    return Secret(text.rstrip("\r\n"))
+    # What is no UTF-8 goes out as it came in (`auth.Credential.basic`).
+    return Secret(data.decode("utf-8", "surrogateescape").rstrip("\r\n"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,12 +10,12 @@ import click
 
 from pierhead import __version__
 from pierhead.cli import options, show_problem, write_json
+from pierhead.cli.lists import LISTS, fetching, read_images
 from pierhead.errors import UsageError
 
 if TYPE_CHECKING:
     from pierhead.auth import Lookup
     from pierhead.cli.world import World
-    from pierhead.errors import Problem
     from pierhead.oci import Platform
     from pierhead.probe.places import Named
     from pierhead.probe.prober import Prober
@@ -29,13 +28,7 @@ JOBS = 8
 
 @click.command()
 @click.argument("images", metavar="[IMAGE]...", nargs=-1)
-@click.option(
-    "--images",
-    "lists",
-    multiple=True,
-    metavar="LIST",
-    help="Images from a file too, one a line (- is standard input); repeatable.",
-)
+@LISTS
 @click.option("--blob", is_flag=True, help="Ask for a byte of the smallest layer too.")
 @options.configuration
 @click.option(
@@ -58,14 +51,14 @@ def probe(images: tuple[str, ...], lists: tuple[str, ...], output: str, jobs: in
     or give up, what the kubelet would show, and what to change in which line. Without an image: every endpoint and
     every host of `configs` in the file.
     """
-    references, problems = _references(images, lists)
     platforms = _platforms(flags["platforms"])
-    for problem in problems:
-        show_problem(problem)
-    if lists and not references:
-        raise UsageError("the list names no image")
     world = options.read_world_of(flags)
     with options.open_transport(flags["trace"]) as transport:
+        references, problems = read_images(images, lists, fetching(world, transport, options.timeouts_of(flags)))
+        for problem in problems:
+            show_problem(problem)
+        if lists and not references:
+            raise UsageError("the list names no image")
         prober = _prober(transport, flags, jobs)
         if references:
             return _probe_images(world, prober, references, output, platforms=platforms, blob=flags["blob"])
@@ -134,20 +127,6 @@ def _prober(transport: CurlTransport, flags: dict[str, Any], jobs: int) -> Probe
 
     terms = Terms(transport, options.timeouts_of(flags), time.monotonic, f"pierhead/{__version__}")
     return Prober(terms, jobs, transport.interrupt)
-
-
-def _references(images: Sequence[str], lists: Sequence[str]) -> tuple[list[Reference], list[Problem]]:
-    """The images of the command line, then those of the lists; each once."""
-    from pierhead.image_list import load_list
-    from pierhead.reference import Reference
-
-    references = dict.fromkeys(Reference.parse(image) for image in images)
-    problems: list[Problem] = []
-    for file in lists:
-        listed, wrong = load_list(file, sys.stdin.buffer)
-        references.update(dict.fromkeys(item.reference for item in listed))
-        problems += wrong
-    return list(references), problems
 
 
 def _platforms(names: Sequence[str]) -> tuple[Platform, ...]:

@@ -1,0 +1,138 @@
+"""The two ends of a copy, opened: where an image is read from, and what it is written into."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pierhead import __version__
+from pierhead.cli.copying.places import Place, RegistryPlace, refuse_cut_path
+from pierhead.client import Remote
+from pierhead.oci import Descriptor, Platform, parse_manifest
+from pierhead.store import Source, as_referrer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pierhead.body import Blob
+    from pierhead.cli.world import World
+    from pierhead.push import Pusher, RemoteSink
+    from pierhead.reference import Digest
+    from pierhead.transfer import Transfer
+    from pierhead.transport import CurlTransport, Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What registries are reached with, at both ends."""
+
+    transport: CurlTransport
+    timeouts: Timeouts
+    transfer: Transfer
+    pusher: Pusher
+
+    @classmethod
+    def of(cls, transport: CurlTransport, timeouts: Timeouts, transfer: Transfer) -> Reach:
+        from pierhead.push import Pusher
+
+        user_agent = f"pierhead/{__version__}"
+        pusher = Pusher(transport, timeouts, user_agent=user_agent, wait=transfer.pause)
+        return cls(transport, timeouts, transfer, pusher)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """An image where it is: `name` is what its source calls it, `called` what people do; empty if they do not.
+
+    `platforms` are those of its index that are there, if not all are.
+    """
+
+    source: Source
+    name: str
+    called: str = ""
+    platforms: tuple[Platform, ...] = ()
+
+    @property
+    def remote(self) -> Remote | None:
+        """The registry, if it is one, which knows what was asked for it."""
+        return self.source if isinstance(self.source, Remote) else None
+
+
+@contextmanager
+def open_origin(place: Place, world: World, reach: Reach) -> Iterator[Origin]:
+    """The image at a place; a registry is asked nothing yet. Raises `NotFound` and what is wrong with an archive."""
+    if isinstance(place, RegistryPlace):
+        yield Origin(_remote(place, world, reach), place.reference.object, str(place.reference))
+        return
+    from pierhead.archive import open_archive
+    from pierhead.archive.present import present
+
+    refuse_cut_path(place)
+    with open_archive(place.path) as archive:
+        image = archive.find(place.name)
+        there = present(archive.content, image.descriptor)
+        called = str(image.reference) if image.reference else image.name
+        source = Listed(archive.content, tuple(image.descriptor for image in archive.images))
+        yield Origin(source, str(image.descriptor.digest), called, there.platforms)
+
+
+def open_stored(root: Path, place: RegistryPlace) -> Origin:
+    """An image of the store; raises `NotFound`."""
+    from pierhead.cli.copying.stored import find
+    from pierhead.layout import LayoutStore
+
+    store = LayoutStore(root)
+    found = find(store, place.reference)
+    return Origin(store.repository(found.repository), found.reference, str(place.reference), found.platforms)
+
+
+def open_registry(place: RegistryPlace, world: World, reach: Reach) -> RemoteSink:
+    """The repository of the registry itself, to write to: never a mirror of it."""
+    from pierhead.routing import push_route
+
+    return reach.pusher.sink(push_route(world.own_route(place.reference)), world.lookup(place.reference))
+
+
+def _remote(place: RegistryPlace, world: World, reach: Reach) -> Remote:
+    """The repository, wherever registries.yaml says that images of this name are pulled from."""
+    from pierhead.ask import Memory
+
+    memory = Memory(
+        world.lookup(place.reference),
+        timeouts=reach.timeouts,
+        user_agent=f"pierhead/{__version__}",
+        clock=time.monotonic,
+    )
+    return Remote(world.plan(place.reference), reach.transport, memory, wait=reach.transfer.pause)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An archive or layout that knows what refers to an image: whatever its `index.json` lists, as ORAS writes it."""
+
+    content: Source
+    listed: tuple[Descriptor, ...]
+
+    def referrers(self, subject: Digest, artifact_type: str = "") -> Sequence[Descriptor]:
+        """As `store.Repository.referrers`."""
+        found = []
+        for descriptor in self.listed:
+            manifest = parse_manifest(self.content.manifest(descriptor), descriptor.media_type)
+            if manifest.subject and manifest.subject.digest == subject:
+                found.append(as_referrer(manifest, descriptor))
+        return [item for item in found if artifact_type in ("", item.artifact_type)]
+
+    def resolve(self, reference: str) -> Descriptor:
+        return self.content.resolve(reference)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        return self.content.manifest(descriptor)
+
+    def blob(self, descriptor: Descriptor, offset: int = 0) -> Blob:
+        return self.content.blob(descriptor, offset)
+
+    def reject(self, descriptor: Descriptor) -> bool:
+        return self.content.reject(descriptor)

@@ -1,0 +1,197 @@
+"""`pierhead seed`: every image of a list put exactly where the nodes will ask for it, and proved to be there."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pierhead.cli import options, show_error, show_problem, write_json
+from pierhead.cli.lists import LISTS
+from pierhead.cli.pulling import LOCKED
+from pierhead.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pierhead.cli.seed.asked import Images
+    from pierhead.cli.world import World
+    from pierhead.oci import Platform
+    from pierhead.reference import Reference
+    from pierhead.seed.mapping import Mapped
+    from pierhead.seed.seeder import Seeded
+    from pierhead.store import Source
+    from pierhead.transport import CurlTransport
+
+
+def _report(_context: click.Context, _parameter: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    for path in paths:
+        if path.suffix not in (".json", ".md"):
+            raise click.BadParameter(f"{path} ends neither in .json nor in .md")
+        if not path.parent.is_dir():
+            raise click.BadParameter(f"{path.parent} is no folder")
+    return paths
+
+
+@click.command()
+@click.argument("images", metavar="[IMAGE]...", nargs=-1)
+@LISTS
+@click.option("--since", multiple=True, metavar="OLD-LIST", help="Leave out the images of this list; repeatable.")
+@click.option(
+    "--to",
+    multiple=True,
+    metavar="ENDPOINT",
+    help="The mirror to fill: as in the file, as a URL, as host[:port], or `all`; repeatable. Default: the one that a "
+    "node asks first.",
+)
+@click.option(
+    "--from",
+    "origins",
+    multiple=True,
+    metavar="SOURCE",
+    help="Where to take images from: a registry's URL, oci:DIR, a tarball or bundle, `store`, or `upstream` (the "
+    "default: each image's own registry); repeatable, in order of preference.",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(["collision", "unmirrored", "internet-only"]),
+    help="Leave out what has no place, or none of its own, and go on; repeatable.",
+)
+@click.option("--dry-run", is_flag=True, help="Only print where everything would go, and what is wrong with that.")
+@click.option("--no-verify", is_flag=True, help="Do not ask afterwards what a node would get.")
+@click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_report,
+    metavar="FILE",
+    help="Write what is where, and proved to be: FILE.json or FILE.md; repeatable.",
+)
+@LOCKED
+@click.option("--referrers", is_flag=True, help="What refers to an image (signatures, SBOMs) goes with it.")
+@options.configuration
+@click.option(
+    "--platform",
+    "platforms",
+    multiple=True,
+    metavar="OS/ARCH[/VARIANT]",
+    help="The platform to take out of an index; repeatable. Default: `all`.",
+)
+@options.root
+@options.transfers
+@options.source_registry
+@options.destination_registry
+@options.timeouts
+@options.OUTPUT
+def seed(images: tuple[str, ...], lists: tuple[str, ...], **flags: Any) -> int:
+    """Put every image of a list where the nodes will look for it, and prove that they find it.
+
+    For each IMAGE registries.yaml is run forwards: which mirror would a node ask first, and under which rewritten name?
+    There it is put, with what `configs` says of that mirror (or --dest-creds and so on). Then each image is resolved as
+    a node would, and the digests are compared. What is there already is not sent again; a second run does the rest.
+    """
+    from pierhead.cli.lists import fetching
+    from pierhead.cli.seed import asked
+
+    asked.check_stdin(flags, lists)
+    world = asked.nodes_world(flags)
+    with options.open_transport(flags["trace"]) as transport:
+        fetch = fetching(world, transport, options.timeouts_of(flags))
+        found = asked.read(images, lists, flags["since"], fetch)
+        mapped = asked.mapped(world, found.wanted, flags)
+        for problem in (*found.problems, *_file_problems(world, mapped)):
+            show_problem(problem)
+        if flags["dry_run"]:
+            return _show_map(mapped, found, flags["output"])
+        results = _seed(world, mapped, transport, flags)
+    return _show(results, mapped, found, flags)
+
+
+def _file_problems(world: World, mapped: Sequence[Mapped]) -> list[Any]:
+    """What is wrong with the file for these images, each thing once."""
+    plans = {(item.plan.reference.registry, item.plan.mirror, item.plan.problems): item.plan for item in mapped}
+    return list(dict.fromkeys(problem for plan in plans.values() for problem in world.problems(plan)))
+
+
+def _seed(world: World, mapped: Sequence[Mapped], transport: CurlTransport, flags: dict[str, Any]) -> list[Seeded]:
+    from pierhead.cli.progress import progress
+    from pierhead.cli.seed import asked
+    from pierhead.push import Pusher
+    from pierhead.seed.proof import Prover
+    from pierhead.seed.seeder import Seeder
+    from pierhead.transfer import Transfer
+
+    jobs = flags["jobs"]
+    reading = asked.Reading(world, *options.registry_of(flags, "src"), asked.network(transport, flags), flags["root"])
+    writing = asked.Writing(world, *options.registry_of(flags, "dest"))
+    prover = None if flags["no_verify"] else Prover(asked.nodes_lookup(world), asked.network(transport, flags))
+    with (
+        ExitStack() as leaving,
+        progress(quiet=flags["quiet"] or flags["output"] == "json") as observer,
+        Transfer(jobs, observer, rate=options.rate_of(flags), on_cancel=(transport.interrupt,)) as transfer,
+    ):
+        pusher = Pusher(transport, options.timeouts_of(flags), user_agent=asked.USER_AGENT, wait=transfer.pause)
+        seeder = Seeder(
+            reading.origins(flags["origins"] or ("upstream",), leaving),
+            lambda target: pusher.sink(writing.route(target), writing.lookup(target)),
+            prover,
+            _platforms(flags["platforms"]),
+            _guard(flags["locked"]),
+            flags["referrers"],
+        )
+        return seeder.seed(mapped, transfer, jobs=jobs)
+
+
+def _guard(locked: Path | None) -> Callable[[Reference, Source], Source]:
+    if locked is None:
+        return lambda _, source: source
+    from pierhead.locked import Lock
+
+    return Lock.read(locked).guard
+
+
+def _platforms(names: Sequence[str]) -> tuple[Platform, ...]:
+    from pierhead.oci import Platform
+
+    if "all" in names and len(names) > 1:
+        raise UsageError("--platform all leaves nothing to add", hint="give either `all` or platforms")
+    return () if "all" in names else tuple(dict.fromkeys(map(Platform.parse, names)))
+
+
+def _show_map(mapped: Sequence[Mapped], found: Images, output: str) -> int:
+    from pierhead.cli.seed import form, text
+
+    problems = [item.problem for item in mapped if item.problem]
+    if output == "json":
+        write_json(form.map_json(mapped, found))
+    else:
+        click.echo("\n".join(text.table(mapped)))
+        text.show_problems(problems)
+        click.echo(text.map_summary(mapped, found))
+    return ExitCode.FAILED if problems or found.problems else ExitCode.DONE
+
+
+def _show(results: Sequence[Seeded], mapped: Sequence[Mapped], found: Images, flags: dict[str, Any]) -> int:
+    from pierhead.cli.seed import form, report, text
+    from pierhead.seed.seeder import exit_code, summary
+
+    summed = summary(results, mapped, _platforms(flags["platforms"]))
+    document = form.seeded_json(results, mapped, found, summed)
+    if flags["output"] == "json":
+        write_json(document)
+    elif not flags["quiet"]:
+        text.show(results, mapped)
+    for result in results:
+        for error in result.errors:
+            show_error(text.naming(result, error))
+    unwritten = report.write(flags["reports"], document, results, summed)
+    for wrong in unwritten:
+        show_error(wrong)
+    if flags["output"] != "json":
+        click.echo("\n".join(text.summary(summed, found)))
+    code = exit_code(results, also_failed=bool(found.problems))
+    return unwritten[0].exit_code if unwritten and code == ExitCode.DONE else code

@@ -1,0 +1,83 @@
+"""The proof as a file: what is where for each image and processor, and by which endpoint a node gets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pierhead.cli.options import size_text
+from pierhead.errors import PierheadError
+from pierhead.files import new_file, replace_file
+
+if TYPE_CHECKING:
+    from pierhead.seed.seeder import Seeded, Summary
+
+
+class Unwritable(PierheadError):
+    """A report cannot be written. What was seeded is."""
+
+
+def write(
+    paths: Sequence[Path], document: Mapping[str, Any], results: Sequence[Seeded], summed: Summary
+) -> list[PierheadError]:
+    """Write the report to each file, whole or not at all; what went wrong with that."""
+    failed: list[PierheadError] = []
+    for path in paths:
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n" if path.suffix == ".json" else ""
+        data = (text or "\n".join(markdown(document, results, summed)) + "\n").encode("utf-8", "replace")
+        try:
+            if path.exists():
+                replace_file(path, data)
+            else:
+                new_file(path, data)
+        except OSError as error:
+            failed.append(Unwritable(f"cannot write the report {path}: {error.strerror or error}"))
+    return failed
+
+
+def markdown(document: Mapping[str, Any], results: Sequence[Seeded], summed: Summary) -> Iterator[str]:
+    """The report for people: the line it comes to, a table, what failed, what is left out."""
+    from click import unstyle
+
+    from pierhead.cli.seed.text import readiness
+
+    yield from ("# Seeded images", "")
+    yield f"**{unstyle(readiness(summed)) if summed.proved else 'not verified: --no-verify'}**"
+    yield ""
+    yield "| image | platform | digest | size | endpoint | there | from | a node gets it from |"
+    yield "|---|---|---|---:|---|---|---|---|"
+    for result in results:
+        yield from _rows(result)
+    failed = [(result, error) for result in results for error in result.errors]
+    if failed:
+        yield from ("", "## Failed", "")
+        yield from (f"- {_cell(str(result.mapped.wanted))}: {_cell(error.message)}" for result, error in failed)
+    if document["left_out"]:
+        yield from ("", "## Left out", "")
+        yield from (f"- {_cell(item['reason'])}" for item in document["left_out"])
+
+
+def _rows(result: Seeded) -> Iterator[str]:
+    for put in result.puts:
+        if put.error:
+            continue
+        served = (put.served.endpoint or put.served.url) if put.served else "not verified"
+        for part in result.parts:
+            cells = (
+                str(result.mapped.wanted),
+                str(part.platform or "unknown"),
+                str(part.digest),
+                size_text(part.size_bytes),
+                put.target.endpoint,
+                put.target.place,
+                result.place,
+                served,
+            )
+            yield f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    """A text that ends no cell and begins no line."""
+    return " ".join(text.replace("|", "\\|").split())

@@ -146,8 +146,21 @@ class Served:
 @contextmanager
 def serve(root: Path, *options: str | Path) -> Iterator[Served]:
     """`pierhead serve` over the store at `root` on a free port; ended by SIGTERM, and in order."""
+    with _serving(root, "serve", "--root", root, *options) as served:
+        yield served
+
+
+@contextmanager
+def serve_bundle(file: Path, *options: str | Path) -> Iterator[Served]:
+    """`pierhead bundle serve` of an archive on a free port; ended by SIGTERM, and in order."""
+    with _serving(file, "bundle", "serve", file, *options) as served:
+        yield served
+
+
+@contextmanager
+def _serving(root: Path, *arguments: str | Path) -> Iterator[Served]:
     log = root.with_name(f"{root.name}.log")
-    command = [PIERHEAD, "serve", "--root", root, "--listen", "127.0.0.1:0", *options]
+    command = [PIERHEAD, *arguments, "--listen", "127.0.0.1:0"]
     with log.open("w") as file:
         process = subprocess.Popen(
             list(map(str, command)),

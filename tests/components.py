@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One program, the package it comes in, and whether it runs for root only."""
+    """One program, the package it comes in, whether it runs for root only, and whether it must need no libraries."""
 
     program: str
     package: str
     needs_root: bool = False
+    is_static: bool = False
 
 
 COMPONENTS: Final = {
@@ -30,16 +33,20 @@ COMPONENTS: Final = {
         Component("runc", "runc", needs_root=True),
         Component("skopeo", "skopeo"),
         Component("podman", "podman", needs_root=True),
+        Component("buildah", "buildah", needs_root=True),
         Component("nginx", "nginx-light"),
         Component("htpasswd", "apache2-utils"),
         Component("openssl", "openssl"),
+        Component("zstd", "zstd"),
         Component("curl", "curl"),
-        Component("busybox", "busybox"),
+        Component("busybox", "busybox-static", is_static=True),  # it takes the place of Debian's package `busybox`
         Component("sshd", "openssh-server"),
         Component("ssh-keygen", "openssh-client"),
         Component("systemd-analyze", "systemd"),
     )
 }
+
+PT_INTERP: Final = 3
 
 # Debian's nginx is where ordinary users do not look.
 SYSTEM_PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
@@ -47,7 +54,25 @@ SYSTEM_PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/
 
 def program(name: str) -> str | None:
     """The path of the component of that name on this machine, or None."""
-    return shutil.which(COMPONENTS[name].program, path=SYSTEM_PATH)
+    component = COMPONENTS[name]
+    path = shutil.which(component.program, path=SYSTEM_PATH)
+    return None if path and component.is_static and not runs_alone(path) else path
+
+
+def runs_alone(path: str) -> bool:
+    """Whether a program names no interpreter to load libraries with, so that it runs in an empty image.
+
+    As elf(5): the program headers, none of which is PT_INTERP.
+    """
+    with Path(path).open("rb") as file:
+        header = file.read(64)
+        if header[:4] != b"\x7fELF":
+            return False
+        wide, order = header[4] == 2, "<" if header[5] == 1 else ">"
+        at, size, count = struct.unpack_from(f"{order}{'32xQ14xHH' if wide else '28xI10xHH'}", header)
+        file.seek(at)
+        table = file.read(size * count)
+    return PT_INTERP not in (struct.unpack_from(f"{order}I", table, size * index)[0] for index in range(count))
 
 
 def missing_packages(names: Iterable[str]) -> tuple[str, ...]:

@@ -56,11 +56,15 @@ _REFUSALS: Final[tuple[tuple[type[PierheadError], ErrorCode, int], ...]] = (
 
 
 class Registry:
-    """The protocol over `store`; with `read_only` every writing method is refused."""
+    """The protocol over `store`; with `read_only` every writing method is refused.
 
-    def __init__(self, store: Store, *, read_only: bool = False) -> None:
+    What is not in the namespace that `?ns=` names is looked for among what has none, unless `strict`.
+    """
+
+    def __init__(self, store: Store, *, read_only: bool = False, strict: bool = False) -> None:
         self._store = store
         self._read_only = read_only
+        self._strict = strict
 
     def handle(self, request: Request) -> Response:
         """The answer, whose body must be copied or closed.
@@ -87,6 +91,8 @@ class Registry:
         try:
             return _with(self._answer_from(name, call, request), ("OCI-Namespace", name.namespace))
         except NotFound:
+            if self._strict:
+                raise
             # A mirror that was filled by pushing: containerd adds ?ns= to what it asks of any mirror, and registries
             # that know nothing of it serve what they have. Without OCI-Namespace, for that is not what decided.
             return self._answer_from(repository_name(call.repository), call, request)

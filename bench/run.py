@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import filling
 import pulling
-import seeding
 from measuring import PIERHEAD, Case, run_case, table
 from real import DockerRegistry
 
@@ -54,7 +54,7 @@ def scratch_folder() -> Iterator[Path]:
 
 def all_cases(registry: DockerRegistry, scratch: Path, scale: float, only: str) -> Iterator[Case]:
     """The cases of those letters (none: all); images are made for no other."""
-    for letters, module in (("abcdefgh", pulling), ("ij", seeding)):
+    for letters, module in (("abcdefgh", pulling), ("ij", filling)):
         if not only or set(only) & set(letters):
             yield from module.cases(registry, scratch, scale=scale)
 

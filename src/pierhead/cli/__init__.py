@@ -29,15 +29,30 @@ COMMANDS = {
     "import": ("import_", "Make a registries.yaml of what containerd, podman or docker were told."),
     "pull": ("pull", "Pull images the way K3s would, by registries.yaml."),
     "probe": ("probe", "Ask every place an image may come from, and say what is wrong with each."),
+    "seed": ("seed", "Put images exactly where the nodes will look for them, and prove it."),
+    "push": ("push", "Put an image of the store into a registry."),
+    "copy": ("copy_", "Copy an image from anywhere to anywhere: registries, layouts, tarballs."),
+    "tag": ("tag", "Give an image of the store another name."),
+    "ls": ("ls", "List the repositories of a registry, or the tags of a repository."),
+    "inspect": ("inspect_", "Say what an image is, without pulling it."),
+    "digest": ("digest", "Print the digest of an image, as pull would find it."),
+    "lock": ("lock", "Write down what images are now, so that a moved tag is an error."),
+    "load": ("load", "Put the images of archives into the store, or into a containerd."),
     "images": ("images", "List the images of the store."),
+    "save": ("save", "Write images into one file, for machines that no registry reaches."),
     "rmi": ("images", "Remove images from the store."),
     "gc": ("images", "Remove content that no image reaches."),
     "verify": ("images", "Hash everything in the store again."),
     "serve": ("serve", "Be a private registry."),
+    "bundle": ("bundle", "Carry images to where there is no network, in one tar."),
     "fleet": ("fleet", "Say what is not the same on all nodes."),
+    "login": ("login", "Keep a user name and password for a registry."),
+    "logout": ("login", "Forget the login to a registry."),
+    "images-from": ("images_from", "List the images that Kubernetes manifests and Helm values name."),
     "schema": ("schema", "Print the JSON Schema of registries.yaml, for editors."),
     "demo": ("demo", "Show the whole story on this machine, in seconds."),
 }
+ALIASES = {"cp": "copy"}
 
 
 class _LateCommands(click.Group):
@@ -47,16 +62,17 @@ class _LateCommands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        name = ALIASES.get(name, name)
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"pierhead.cli.{COMMANDS[name][0]}")
-        command: click.Command = getattr(module, f"{name}_" if iskeyword(name) else name)
+        command: click.Command = getattr(module, f"{name}_" if iskeyword(name) else name.replace("-", "_"))
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        if args and not args[0].startswith("-") and ALIASES.get(args[0], args[0]) not in COMMANDS:
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], COMMANDS, 1)
@@ -156,7 +172,10 @@ def problem_json(problem: Problem) -> dict[str, Any]:
 
 
 def write_json(value: Any) -> None:
-    """A JSON document on stdout, for programs."""
+    """A JSON document on stdout, for programs; what a terminal would obey, or no encoding takes, is escaped."""
     import json
 
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if not text.isascii():
+        text = "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
+    click.echo(text.replace("\x7f", "\\u007f"))

@@ -15,9 +15,11 @@ from pierhead import __version__
 from pierhead.errors import UsageError
 
 if TYPE_CHECKING:
+    from pierhead.auth import Credential
     from pierhead.cli.world import World
     from pierhead.config.versions import K3sVersion
     from pierhead.rate import Rate
+    from pierhead.routing import OwnRegistry
     from pierhead.transport import CurlTransport, Timeouts
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -108,17 +110,27 @@ def size_text(size_bytes: float) -> str:
 
 def own_registry(command: F, side: str = "", what: str = "the image's own registry") -> F:
     """The options that concern the image's own registry, never a mirror; with a side, of that end of a copy."""
-    dash = f"{side}-" if side else ""
+    dash = f"--{side}-" if side else "--"
+    command = registry_tls(command, side, what)
     for option in (
-        click.option(f"--{dash}insecure", is_flag=True, help=f"Do not verify the TLS of {what}."),
-        click.option(f"--{dash}plain-http", is_flag=True, help=f"Speak plain http with {what}."),
-        click.option(f"--{dash}key-file", type=_FILE, help=f"The key of --{dash}cert-file."),
-        click.option(f"--{dash}cert-file", type=_FILE, help=f"A client certificate for {what}."),
-        click.option(f"--{dash}ca-file", type=_FILE, help=f"A CA for {what}, beside the system's (PEM)."),
         click.option(
-            f"--{dash}password-stdin", is_flag=True, help=f"Read the password of --{dash}creds from standard input."
+            f"{dash}password-stdin", is_flag=True, help=f"Read the password of {dash}creds from standard input."
         ),
-        click.option(f"--{dash}creds", metavar="USER[:PASS]", help=f"Credentials for {what}."),
+        click.option(f"{dash}creds", metavar="USER[:PASS]", help=f"Credentials for {what}."),
+    ):
+        command = option(command)
+    return command
+
+
+def registry_tls(command: F, side: str = "", what: str = "the registry") -> F:
+    """The options that say how a registry is spoken with, by whomever."""
+    dash = f"--{side}-" if side else "--"
+    for option in (
+        click.option(f"{dash}insecure", is_flag=True, help=f"Do not verify the TLS of {what}."),
+        click.option(f"{dash}plain-http", is_flag=True, help=f"Speak plain http with {what}."),
+        click.option(f"{dash}key-file", type=_FILE, help=f"The key of {dash}cert-file."),
+        click.option(f"{dash}cert-file", type=_FILE, help=f"A client certificate for {what}."),
+        click.option(f"{dash}ca-file", type=_FILE, help=f"A CA for {what}, beside the system's (PEM)."),
     ):
         command = option(command)
     return command
@@ -173,7 +185,21 @@ def timeouts_of(flags: Mapping[str, Any]) -> Timeouts:
 
 def read_world_of(flags: Mapping[str, Any], side: str = "") -> World:
     """The world that the shared options describe, as one side of a copy sees it."""
-    from pierhead.cli.world import read_password, read_world
+    from pierhead.cli.world import read_world
+
+    own_registry, flag = registry_of(flags, side)
+    return read_world(
+        flags["private_registry"],
+        disable_default_registry_endpoint=flags["disable_default_registry_endpoint"],
+        embedded_registry=flags["embedded_registry"],
+        own_registry=own_registry,
+        flag=flag,
+    )
+
+
+def registry_of(flags: Mapping[str, Any], side: str = "") -> tuple[OwnRegistry, Credential | None]:
+    """What the flags say of the registry on one side of a copy, and as whom it is spoken to."""
+    from pierhead.cli.world import read_password
     from pierhead.credentials import flag_credential
     from pierhead.routing import OwnRegistry
     from pierhead.transport import TlsOptions
@@ -193,13 +219,7 @@ def read_world_of(flags: Mapping[str, Any], side: str = "") -> World:
         client=((certificate, key),) if certificate else (),
         insecure_skip_verify=given["insecure"],
     )
-    return read_world(
-        flags["private_registry"],
-        disable_default_registry_endpoint=flags["disable_default_registry_endpoint"],
-        embedded_registry=flags["embedded_registry"],
-        own_registry=OwnRegistry(given["plain_http"], tls),
-        flag=flag_credential(given["creds"], password) if given["creds"] else None,
-    )
+    return OwnRegistry(given["plain_http"], tls), flag_credential(given["creds"], password) if given["creds"] else None
 
 
 _OF_A_REGISTRY = ("creds", "password_stdin", "ca_file", "cert_file", "key_file", "plain_http", "insecure")

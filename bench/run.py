@@ -18,6 +18,7 @@ from pathlib import Path
 
 import filling
 import pulling
+import saving
 from measuring import PIERHEAD, Case, run_case, table
 from real import DockerRegistry
 
@@ -54,7 +55,7 @@ def scratch_folder() -> Iterator[Path]:
 
 def all_cases(registry: DockerRegistry, scratch: Path, scale: float, only: str) -> Iterator[Case]:
     """The cases of those letters (none: all); images are made for no other."""
-    for letters, module in (("abcdefgh", pulling), ("ij", filling)):
+    for letters, module in (("abcdefgh", pulling), ("ij", filling), ("kl", saving)):
         if not only or set(only) & set(letters):
             yield from module.cases(registry, scratch, scale=scale)
 

@@ -19,39 +19,52 @@ from pierhead import __version__
 if TYPE_CHECKING:
     from pierhead.errors import PierheadError, Problem
 
-# name: (module, what it does), in the order of --help.
-COMMANDS = {
-    "check": ("check", "Say what is wrong with registries.yaml, and correct it."),
-    "explain": ("explain", "Say where an image would be asked for, in order, and why."),
-    "diff": ("diff", "Say what an upgrade of K3s changes for images."),
-    "render": ("render", "Write the files that make K3s or another runtime do what registries.yaml says."),
-    "apply": ("apply", "Put registries.yaml into effect at the next pull, without restarting K3s."),
-    "import": ("import_", "Make a registries.yaml of what containerd, podman or docker were told."),
-    "pull": ("pull", "Pull images the way K3s would, by registries.yaml."),
-    "probe": ("probe", "Ask every place an image may come from, and say what is wrong with each."),
-    "seed": ("seed", "Put images exactly where the nodes will look for them, and prove it."),
-    "push": ("push", "Put an image of the store into a registry."),
-    "copy": ("copy_", "Copy an image from anywhere to anywhere: registries, layouts, tarballs."),
-    "tag": ("tag", "Give an image of the store another name."),
-    "ls": ("ls", "List the repositories of a registry, or the tags of a repository."),
-    "inspect": ("inspect_", "Say what an image is, without pulling it."),
-    "digest": ("digest", "Print the digest of an image, as pull would find it."),
-    "lock": ("lock", "Write down what images are now, so that a moved tag is an error."),
-    "load": ("load", "Put the images of archives into the store, or into a containerd."),
-    "images": ("images", "List the images of the store."),
-    "save": ("save", "Write images into one file, for machines that no registry reaches."),
-    "rmi": ("images", "Remove images from the store."),
-    "gc": ("images", "Remove content that no image reaches."),
-    "verify": ("images", "Hash everything in the store again."),
-    "serve": ("serve", "Be a private registry."),
-    "bundle": ("bundle", "Carry images to where there is no network, in one tar."),
-    "fleet": ("fleet", "Say what is not the same on all nodes."),
-    "login": ("login", "Keep a user name and password for a registry."),
-    "logout": ("login", "Forget the login to a registry."),
-    "images-from": ("images_from", "List the images that Kubernetes manifests and Helm values name."),
-    "schema": ("schema", "Print the JSON Schema of registries.yaml, for editors."),
-    "demo": ("demo", "Show the whole story on this machine, in seconds."),
+# name: (module, what it does), in the sections and the order of --help.
+_SECTIONS = {
+    "Read registries.yaml": {
+        "check": ("check", "Say what is wrong with registries.yaml, and correct it."),
+        "explain": ("explain", "Say where an image would be asked for, in order, and why."),
+        "diff": ("diff", "Say what an upgrade of K3s changes for images."),
+        "probe": ("probe", "Ask every place an image may come from, and say what is wrong with each."),
+        "schema": ("schema", "Print the JSON Schema of registries.yaml, for editors."),
+    },
+    "Change what nodes do": {
+        "render": ("render", "Write the files that make K3s or another runtime do what registries.yaml says."),
+        "apply": ("apply", "Put registries.yaml into effect at the next pull, without restarting K3s."),
+        "import": ("import_", "Make a registries.yaml of what containerd, podman or docker were told."),
+        "fleet": ("fleet", "Say what is not the same on all nodes."),
+        "login": ("login", "Keep a user name and password for a registry."),
+        "logout": ("login", "Forget the login to a registry."),
+    },
+    "Move images": {
+        "pull": ("pull", "Pull images the way K3s would, by registries.yaml."),
+        "push": ("push", "Put an image of the store into a registry."),
+        "copy": ("copy_", "Copy an image from anywhere to anywhere: registries, layouts, tarballs."),
+        "tag": ("tag", "Give an image of the store another name."),
+        "seed": ("seed", "Put images exactly where the nodes will look for them, and prove it."),
+        "bundle": ("bundle", "Carry images to where there is no network, in one tar."),
+        "save": ("save", "Write images into one file, for machines that no registry reaches."),
+        "load": ("load", "Put the images of archives into the store, or into a containerd."),
+    },
+    "Look at images": {
+        "ls": ("ls", "List the repositories of a registry, or the tags of a repository."),
+        "inspect": ("inspect_", "Say what an image is, without pulling it."),
+        "digest": ("digest", "Print the digest of an image, as pull would find it."),
+        "lock": ("lock", "Write down what images are now, so that a moved tag is an error."),
+        "images-from": ("images_from", "List the images that Kubernetes manifests and Helm values name."),
+    },
+    "Keep images": {
+        "images": ("images", "List the images of the store."),
+        "rmi": ("images", "Remove images from the store."),
+        "gc": ("images", "Remove content that no image reaches."),
+        "verify": ("images", "Hash everything in the store again."),
+    },
+    "Serve images": {
+        "serve": ("serve", "Be a private registry."),
+        "demo": ("demo", "Show the whole story on this machine, in seconds."),
+    },
 }
+COMMANDS = {name: command for section in _SECTIONS.values() for name, command in section.items()}
 ALIASES = {"cp": "copy"}
 
 
@@ -80,8 +93,10 @@ class _LateCommands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for section, commands in _SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(f"{name:{width}}", about) for name, (_, about) in commands.items()])
 
 
 @click.command(

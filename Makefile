@@ -36,7 +36,7 @@ check: ## format, lint, types, import contracts, documents in step with the code
 	@$(BIN)/lint-imports > .venv/contracts.log 2>&1 || { cat .venv/contracts.log; exit 1; }
 	$(BIN)/python tools/docs.py --check
 
-bench: ## measure against skopeo and curl; writes bench/RESULTS.md
+bench: ## measure against skopeo, curl and zstd; writes bench/RESULTS.md
 	@tools/setup.sh dev
 	@tools/components.sh
 	@$(BIN)/python bench/run.py $(BENCH)

@@ -13,8 +13,9 @@ from loopback import Handler, Loopback
 from pierhead.ask import Hosts
 from pierhead.auth import Credential
 from pierhead.body import read_all
-from pierhead.cli.seed.asked import Reading, Writing, nodes_lookup
+from pierhead.cli.seed.asked import Reading, Writing
 from pierhead.cli.world import World
+from pierhead.client import Network
 from pierhead.config import k3s
 from pierhead.config.registries import parse
 from pierhead.credentials import CredentialSources
@@ -27,7 +28,7 @@ from pierhead.routing import OwnRegistry
 from pierhead.seed.mapping import Allowed, Mapped, Wanted, map_images
 from pierhead.seed.proof import Prover
 from pierhead.seed.seeder import Seeded, Seeder
-from pierhead.seed.sources import Network, Origin
+from pierhead.seed.sources import Origin
 from pierhead.server.registry import Registry
 from pierhead.store import RepositoryName, Source, Store
 from pierhead.transfer import Transfer
@@ -84,7 +85,7 @@ class Fleet:
             seeder = Seeder(
                 self.origins(origins),
                 lambda target: pusher.sink(writing.route(target), writing.lookup(target)),
-                Prover(nodes_lookup(self.world), self._asking()) if prove else None,
+                Prover(lambda _: self.world.configured, self._asking()) if prove else None,
                 platforms,
                 guard,
                 referrers,

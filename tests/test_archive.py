@@ -194,7 +194,7 @@ def test_an_image_is_found_by_any_of_its_names(tmp_path: Path, name: str, found:
 @pytest.mark.parametrize(
     ("name", "error", "says"),
     [
-        ("", UsageError, "has 2 images that no name fits"),
+        ("", UsageError, "has 2 images, and it is not said which is meant"),
         ("7", UsageError, "has 2 images that '7' fits"),
         ("redis", NotFound, "has no image 'redis'"),
         ("docker.io/team/redis:7", NotFound, "has no image"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -217,6 +218,8 @@ def body_or_query(request: Request) -> str:
         (tags, HERE, said(403), ExitCode.NOT_AUTHORISED, "check the credentials"),
         (tags, HUB, said(404), ExitCode.NOT_FOUND, "docker.io has no repository 'library/busybox'"),
         (tags, HERE, said(500), ExitCode.FAILED, ""),
+        (tags, replace(HERE, scheme="http"), said(400), ExitCode.FAILED, "may speak https alone"),
+        (tags, replace(HERE, scheme="https"), said(400), ExitCode.FAILED, "may want a client certificate"),
         (repositories, HERE, said(404), ExitCode.NOT_FOUND, "not every registry has a catalog"),
         (repositories, HERE, said(403), ExitCode.NOT_AUTHORISED, "shows its catalog to few"),
         (repositories, HUB, said(401), ExitCode.NOT_AUTHORISED, "Docker Hub tells nobody"),

@@ -9,12 +9,14 @@ import signal
 import tarfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 
-from command import Ran, Served, assert_sound, environment, names, serve, start_pierhead, stored
+from command import Ran, Served, assert_sound, environment, names, run_pierhead, serve, start_pierhead, stored
 from images import REF_NAME, Image, make_image
 from pierhead import cli
 from pierhead.archive import open_archive
@@ -483,7 +485,43 @@ def test_flags_win_however_registries_yaml_names_the_registry(tmp_path: Path, pk
     plain = read_world(file).own_route(reference)
     assert (plain.origin, plain.repository, plain.namespace) == ("http://lan.example", "team/app", "")
     flags = OwnRegistry(tls=TlsOptions(ca_files=(pki.ca,)))
-    assert read_world(file, own_registry=flags).own_route(reference).tls.ca_files == (pki.ca,)
+    assert replace(read_world(file), own_registry=flags).own_route(reference).tls.ca_files == (pki.ca,)
     file.write_text(json.dumps({"mirrors": {"lan.example": {"endpoint": ["https://mirror.example"]}}}))
-    assert read_world(file, own_registry=flags).own_route(reference).tls.ca_files == (pki.ca,)
-    assert read_world(file, own_registry=flags).own_route(reference).origin == "https://lan.example"
+    assert replace(read_world(file), own_registry=flags).own_route(reference).tls.ca_files == (pki.ca,)
+    assert replace(read_world(file), own_registry=flags).own_route(reference).origin == "https://lan.example"
+
+
+@pytest.mark.parametrize("mirror", ["lan.example", "*"])
+def test_what_nodes_are_forbidden_says_nothing_of_the_registry(tmp_path: Path, pki: Pki, mirror: str) -> None:
+    """K3s may be told not to ask a registry after its mirrors; who goes there himself goes by the same settings."""
+    file = tmp_path / "registries.yaml"
+    own = OwnRegistry(tls=TlsOptions(ca_files=(pki.other_ca,)))
+    file.write_text(json.dumps({"mirrors": {mirror: {"endpoint": ["https://mirror.example"]}}}))
+    world = read_world(file, disable_default_registry_endpoint=True)
+    route = replace(world, own_registry=own).own_route(Reference.parse("lan.example/team/app:1"))
+    assert (route.url, route.repository, route.namespace) == ("https://lan.example/v2", "team/app", "")
+    assert route.tls.ca_files == (pki.other_ca,)
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_docker_hub_is_spoken_with_as_configs_says(tmp_path: Path, pki: Pki, disabled: bool) -> None:
+    file = tmp_path / "registries.yaml"
+    configs = {"registry-1.docker.io": {"tls": {"ca_file": pki.ca}}}
+    mirrors = {"docker.io": {"endpoint": ["https://mirror.example"]}}
+    file.write_text(json.dumps({"mirrors": mirrors, "configs": configs}))
+    own = OwnRegistry(tls=TlsOptions(ca_files=(pki.other_ca,)))
+    world = read_world(file, disable_default_registry_endpoint=disabled)
+    route = replace(world, own_registry=own).own_route(Reference.parse("team/app:1"))
+    assert route.url == "https://registry-1.docker.io/v2"
+    assert route.tls.ca_files == (pki.ca, pki.other_ca)
+
+
+def test_registries_yaml_on_standard_input_is_for_both_ends(tmp_path: Path) -> None:
+    APP.write_layout(tmp_path / "layout")
+    known = tmp_path / "htpasswd"
+    known.write_text(f"user:{bcrypt.hashpw(b'pass', bcrypt.gensalt(4)).decode()}\n")
+    with serve(tmp_path / "registry", "--htpasswd", known) as closed:
+        auth = {"configs": {closed.address: {"auth": {"username": "user", "password": "pass"}}}}
+        copy = ("copy", "--private-registry", "-", f"oci:{tmp_path}/layout", f"{closed.address}/app:1")
+        run_pierhead(*copy, stdin=json.dumps(auth))
+    assert LayoutStore(tmp_path / "registry").repository(RepositoryName("app")).resolve("1").digest

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pierhead.files import OutsideFolder, replace_file, replacing, write_below
+from pierhead.files import OutsideFolder, new_file, replace_file, replacing, write_below
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o400])
@@ -63,6 +65,29 @@ def test_what_is_not_there_is_not_made(tmp_path: Path) -> None:
         replace_file(tmp_path / "f", b"new")
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [new_file, replace_file])
+def test_a_failure_names_the_file_that_was_meant(
+    write: Callable[[Path, bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the scratch file beside it; and what fails on an open file names none by itself."""
+    file = tmp_path / "f"
+    if write is replace_file:
+        file.write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space") as caught:
+        write(file, b"new")
+    monkeypatch.undo()
+    assert caught.value.filename == str(file)
+
+    with pytest.raises(FileNotFoundError) as missing:
+        write(tmp_path / "nowhere" / "f", b"new")
+    assert missing.value.filename == str(tmp_path / "nowhere" / "f")
 
 
 # ── below a folder ───────────────────────────────────────────────────────────────────────────────────────────────

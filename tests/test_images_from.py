@@ -189,6 +189,36 @@ def test_a_raw_template_is_told_to_be_one() -> None:
 # ── Helm ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_arguments_of_a_container_that_name_an_image() -> None:
+    found, problems = find_images(
+        b"""kind: Deployment
+spec:
+  template:
+    spec:
+      containers:
+        - image: quay.io/jetstack/cert-manager-controller:v1.14.0
+          command: [run, "--helper-image=docker.io/team/helper:2"]
+          args:
+            - --acme-http01-solver-image=quay.io/jetstack/cert-manager-acmesolver:v1.14.0
+            - --prometheus-config-reloader=quay.io/prometheus-operator/prometheus-config-reloader:v0.71.0
+            - --listen=127.0.0.1:8080
+            - --address=localhost:9
+            - --sidecarImage=team/untagged
+            - --image
+  args: ["--image=not.in/a-container:1"]
+""",
+        "a.yaml",
+    )
+    assert [(item.text, item.path, item.span.line) for item in found] == [
+        ("quay.io/jetstack/cert-manager-controller:v1.14.0", "spec.template.spec.containers[0].image", 6),
+        ("docker.io/team/helper:2", "spec.template.spec.containers[0].command[1]", 7),
+        ("quay.io/jetstack/cert-manager-acmesolver:v1.14.0", "spec.template.spec.containers[0].args[0]", 9),
+    ]
+    (note,) = problems
+    assert (note.id, note.severity, note.span and note.span.line) == ("likely-image", "note", 10)
+    assert "prometheus-config-reloader" in note.message
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [

@@ -27,7 +27,7 @@ from pierhead.push import Pusher, PushRefused, RemoteSink
 from pierhead.redact import Secret
 from pierhead.reference import Digest, Reference
 from pierhead.referrers import copy_referrers, find_all_referrers, tag_of
-from pierhead.routing import OwnRegistry, Plan, k3s_plan, own_route, push_route
+from pierhead.routing import OwnRegistry, Plan, k3s_plan, push_route
 from pierhead.store import ManifestBlobUnknown, NotFound, Repository, RepositoryName, Sink, Source
 from pierhead.transfer import Copied, Transfer
 from pierhead.transport import CurlTransport, Exchange, TlsOptions
@@ -71,7 +71,7 @@ class Sender:
         return k3s_plan(Reference.parse(f"{address}/{repository}:v1"), None, own)
 
     def sink(self, address: str, repository: str = "team/app") -> RemoteSink:
-        return self.pusher.sink(push_route(own_route(self.plan(address, repository))), self.lookup)
+        return self.pusher.sink(push_route(self.plan(address, repository).routes[0]), self.lookup)
 
     def remote(self, address: str, repository: str = "team/app") -> Remote:
         memory = Memory(self.lookup, clock=time.monotonic)

@@ -189,6 +189,9 @@ def test_the_command_line(listener: Path, fake: Callable[..., Path], tmp_path: P
     run_pierhead("load", "--containerd", f"unix://{listener}", archive, env=path)
     told = run_pierhead("load", archive, f"--containerd={tmp_path}/absent", env=path, code=3)
     assert f"no containerd listens on {tmp_path}/absent" in told.err
+    refused = run_pierhead("load", archive, "--namespace", "test", "--root", tmp_path / "store", code=2)
+    assert "--namespace is for containerd" in refused.err
+    assert not (tmp_path / "store").exists()
     assert "--pin is for containerd" in run_pierhead("load", archive, "--pin", code=2).err
     assert "no archive is named" in run_pierhead("load", f"--containerd={listener}", code=2).err
 

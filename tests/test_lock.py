@@ -44,7 +44,9 @@ def lock_of(image: Image, platform: str = "") -> LockedImage:
     store = MemoryStore()
     top = stock(store, image)
     repository = store.repository(RepositoryName("team/app"))
-    return LockedImage.of(NAME, read_tree(repository.manifest, top), platform)
+    os, _, architecture = platform.partition("/")
+    config = json.dumps({"os": os, "architecture": architecture}).encode()
+    return LockedImage.of(NAME, read_tree(repository.manifest, top), lambda _: config)
 
 
 # ── what is written down ─────────────────────────────────────────────────────────────────────────────────────────
@@ -363,6 +365,7 @@ def test_what_is_no_lock_is_not_written_over(registry: Served, tmp_path: Path) -
         (["lock"], "nothing to lock"),
         (["lock", "no-such-list.txt"], "cannot be read"),
         (["lock", "--images", "/dev/null"], "names no image"),
+        (["lock", "nobody.invalid/a:1", "-o", "/nonexistent/images.lock"], "there is no folder /nonexistent"),
         (["pull"], "nothing to pull"),
         (["pull", "--images", "/dev/null"], "names no image"),
         (["pull", "--locked", "/nonexistent/images.lock", "busybox"], "cannot be read"),

@@ -24,6 +24,7 @@ from pierhead.referrers import (
     copy_referrers,
     find_all_referrers,
     find_referrers,
+    list_subjects,
     tag_of,
 )
 from pierhead.routing import push_route
@@ -31,6 +32,7 @@ from pierhead.server.registry import Registry
 from pierhead.store import Repository, RepositoryName, Sink, Source
 from pierhead.transfer import Transfer
 from pierhead.transport import Cause, TransportError
+from pierhead.tree import Tree
 from pierhead.wire import Headers, Request, Response
 from pushing import HOST, Pushing, Shaky
 from scripted import route, said
@@ -373,6 +375,36 @@ def test_a_tag_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ReferrersUnknown, match="no index of referrers"):
         copied_to(pushed.sink(), source)
     assert store.repository(COPY).resolve(tag_of(TOP)).digest == mine.digest
+
+
+@pytest.mark.parametrize("api", [True, False], ids=["api", "no api"])
+def test_an_artifact_that_is_copied_by_itself_is_listed(api: bool, tmp_path: Path) -> None:
+    source, expected = sources(tmp_path)["memory"]()
+    store = MemoryStore()
+    pushed = pushed_to(store, api=api)
+    signature = expected["signature"]
+    for _ in range(2):
+        with Transfer(2) as transfer:
+            trees: list[Tree] = []
+            sink = pushed.new_pusher().sink(push_route(route(1, HOST, repository="team/copy")), lambda host: None)
+            transfer.copy(source, sink, str(signature.digest), names=(), on_tree=trees.append)
+            list_subjects(sink, trees[0])
+    own = store.repository(COPY)
+    if api:
+        assert list(own.tags()) == []
+    else:
+        assert [item["digest"] for item in fallback(store, TOP)] == [str(signature.digest)]
+
+
+def test_an_image_that_refers_to_nothing_costs_no_question(tmp_path: Path) -> None:
+    source, _ = sources(tmp_path)["memory"]()
+    pushed = pushed_to(MemoryStore(), api=False)
+    with Transfer(2) as transfer:
+        trees: list[Tree] = []
+        transfer.copy(source, pushed.sink(), "1", on_tree=trees.append)
+        pushed.network.clear()
+        list_subjects(pushed.sink(), trees[0])
+    assert pushed.network.requests == []
 
 
 def test_into_a_store(tmp_path: Path) -> None:

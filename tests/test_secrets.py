@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import traceback
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from urllib.parse import parse_qs, quote
 import pytest
 
 from hostile import HostileServer, Peer
+from images import make_image
 from pierhead.auth import Lookup, from_registries
 from pierhead.cli import run
 from pierhead.config import k3s
 from pierhead.config.registries import parse
 from pierhead.credentials import CredentialSources, chain, flag_credential
+from pierhead.layout import LayoutStore
 from pierhead.memory import MemoryStore
 from pierhead.oci import Platform
 from pierhead.pull import Pulled, Puller
@@ -25,6 +28,8 @@ from pierhead.reference import Reference
 from pierhead.routing import Plan, plan
 from pierhead.transfer import Transfer
 from pierhead.transport import CurlTransport, Exchange, Timeouts
+from stocked import stock
+from tarballs import by_full_name, layout_files, tar_of
 
 PLANTED = "hunter2"
 PASSWORD, PACKED, IDENTITY, TOKEN, USERINFO, FLAG, DOCKER, SIGNATURE, REALM = (
@@ -203,6 +208,74 @@ def test_no_command_shows_a_secret(
     assert sent_something(stage) or (kind == "identity" and stage.echo.scheme == "basic")
     kept = "".join(path.read_text("latin-1") for path in (stage.folder / "root").rglob("*") if path.is_file())
     assert leaked(kept) == []
+
+
+def moving_and_looking(stage: Stage, registries: Path, folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """A standard input and the arguments of every command that speaks with registries or reads what they gave."""
+    chosen = ["--private-registry", str(registries)]
+    own, trace = ["--creds", f"own:{FLAG}", "--plain-http"], ["--trace", str(folder / "trace.jsonl")]
+    to = ["--dest-creds", f"own:{FLAG}", "--dest-plain-http"]
+    both = [*to, "--src-creds", f"own:{FLAG}", "--src-plain-http"]
+    listed = f"http://name:{USERINFO}@{stage.place}/list?token={USERINFO}"
+    reports = ["--report", str(folder / "proof.json"), "--report", str(folder / "proof.md")]
+    archive, json_too = str(folder / "archive.tar"), ["-o", "json"]
+    elsewhere = [f"http://name:{USERINFO}@{stage.place}", "--allow", "unmirrored"]
+    for more in ([], own):
+        yield "", ["ls", stage.place, *chosen, *more, *json_too, *trace]
+        yield "", ["ls", f"{stage.place}/team/app", "--digests", *chosen, *more, *trace]
+        yield "", ["inspect", stage.image, *chosen, *more, *json_too, *trace]
+        yield "", ["digest", stage.image, *chosen, *more, *trace]
+        yield "", ["lock", stage.image, "-o", str(folder / "images.lock"), "--partial", *chosen, *more, *trace]
+        yield "", ["lock", listed, "-o", "-", "--partial", *chosen, *more]
+        yield "", ["save", f"{stage.place}/team/other:1", "-o", archive, "--json", "--partial", *chosen, *more]
+        yield "", ["save", "--images", listed, "-o", archive, *chosen, *more]
+    for more in ([], to):
+        yield "", ["push", stage.image, *chosen, *more, *trace]
+        yield "", ["push", stage.image, f"{stage.place}/team/new:1", *chosen, *more, *json_too]
+    for more in ([], both):
+        yield "", ["copy", stage.image, f"{stage.place}/team/copy:1", *chosen, *more, "--referrers", *trace]
+        yield "", ["copy", stage.image, f"oci:{folder / 'layout'}:x", *chosen, *more, *json_too]
+        yield "", ["copy", f"docker-archive:{archive}", stage.image, *chosen, *more, *json_too]
+        yield "", ["seed", stage.image, "--from", "store", *reports, *chosen, *more, *trace]
+        yield "", ["seed", stage.image, "--from", elsewhere[0], *json_too, *chosen, *more]
+        yield "", ["seed", stage.image, "--to", *elsewhere, *chosen, *more]
+        yield "", ["seed", stage.image, "--dry-run", *chosen, *more]
+        yield "", ["seed", "--images", listed, "--since", listed, *chosen, *more]
+        yield "", ["bundle", "apply", archive, *reports, *chosen, *more, *trace]
+    for said in (f"{PASSWORD}\n", PASSWORD * 2):
+        yield said, ["login", stage.place, "-u", "user", "--password-stdin", "--plain-http", *chosen, *trace]
+        yield said, ["login", stage.place, "-u", "user", "--password-stdin", "--registries-yaml", *chosen, *json_too]
+        yield said, ["login", f"http://name:{USERINFO}@{stage.place}", "-u", "user", "--password-stdin", *chosen]
+    yield "", ["load", archive, "--root", str(folder / "loaded"), *json_too]
+    yield "", ["images"]
+    yield "", ["verify"]
+    yield "", ["logout", stage.place, "--registries-yaml", *chosen, *json_too]
+    yield "", ["logout", stage.place, *json_too]
+
+
+@pytest.mark.parametrize("stage", CASES, indirect=True, ids=[" ".join(case) for case in CASES])
+def test_no_command_that_moves_or_looks_shows_a_secret(
+    stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written = tmp_path / "written"
+    written.mkdir()
+    monkeypatch.setenv("HOME", str(stage.folder))
+    monkeypatch.setenv("PIERHEAD_ROOT", str(written / "root"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(stage.docker_config()))
+    monkeypatch.setattr("pierhead.transfer.Transfer.pause", lambda self, seconds: None)
+    monkeypatch.setattr("pierhead.ask.back_off", lambda count: 0.0)
+    stock(LayoutStore(written / "root"), make_image(layers=[b"hello"]), "team/app", "1", namespace=stage.place)
+    (written / "archive.tar").write_bytes(tar_of(layout_files([by_full_name(stage.image, make_image())])))
+    for stdin, arguments in moving_and_looking(stage, stage.registries("password"), written):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        run(arguments)
+        told = capsys.readouterr()
+        assert told.out + told.err, arguments
+        assert leaked(told.out + told.err) == [], arguments
+    assert sent_something(stage)
+    files = [path for path in written.rglob("*") if path.is_file()]
+    assert {"trace.jsonl", "proof.json", "proof.md"} <= {path.name for path in files}
+    assert leaked("".join(path.read_text("latin-1") for path in files)) == []
 
 
 # ── in the process ───────────────────────────────────────────────────────────────────────────────────────────────

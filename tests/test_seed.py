@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -16,15 +17,17 @@ from pierhead.cli.seed.asked import mapped
 from pierhead.errors import ExitCode, PierheadError, UsageError
 from pierhead.layout import LayoutStore
 from pierhead.memory import MemoryStore
-from pierhead.oci import Platform
+from pierhead.oci import OCI_INDEX, Platform
 from pierhead.redact import Secret
 from pierhead.reference import Digest, Reference
 from pierhead.routing import OwnRegistry
 from pierhead.seed.seeder import exit_code, summary
+from pierhead.seed.sources import Offer, Preferred
 from pierhead.server.registry import Registry
-from pierhead.store import Source
+from pierhead.store import RepositoryName, Source
 from pierhead.transport import Cause, TlsOptions, TransportError
 from pierhead.wire import Request, Response
+from scripted import said
 from seeding import HUB, Fleet, guarded, registry
 from stocked import Tap, cut, once, replaced, stock
 
@@ -206,6 +209,21 @@ def test_what_refers_to_an_image_goes_with_it_if_asked_for() -> None:
         assert network.has_all("a.example", "mirror/rancher/pause", item)
     (result,) = network.seed("rancher/pause:3.6", referrers=True)
     assert (result.outcome, result.puts[0].sent_bytes) == ("present", 0)
+
+
+def test_what_refers_to_an_image_in_a_way_that_nobody_understands_is_told() -> None:
+    strange = {"mediaType": "application/vnd.unknown", "digest": f"sha256:{'5' * 64}", "size": 2}
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [strange]}
+    hub = registry({"rancher/pause:3.6": PAUSE})
+
+    def tell(request: Request) -> Response:
+        return said(200, index) if f"/referrers/{PAUSE.digest}" in request.url else hub.handle(request)
+
+    (result,) = fleet({HUB: tell}).seed("rancher/pause:3.6", referrers=True)
+    (put,) = result.puts
+    assert (result.errors, put.referrers) == ((), 0)
+    ((digest, reason),) = put.skipped
+    assert (str(digest), reason) == (strange["digest"], "it is a application/vnd.unknown")
 
 
 # ── what fails ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -538,8 +556,48 @@ def _parts(index: Image) -> list[Image]:
     return [Image(item, index.blobs) for item in index.manifest["manifests"]]
 
 
+def test_a_place_that_is_just_being_opened_is_one_for_every_blob() -> None:
+    """Two blobs fail at the first place at once: while one looks at the second place, the other must not miss it."""
+    store = MemoryStore()
+    stock(store, PAUSE, "rancher/pause", "3.6")
+    content = store.repository(RepositoryName("rancher/pause"))
+    seen: list[int] = []
+
+    def count() -> None:
+        seen.append(len(source._places(content.resolve("3.6"))))
+
+    other = Thread(target=count)
+
+    @dataclass(frozen=True)
+    class Place:
+        place: str
+        meanwhile: Callable[[], object]
+
+        def offer(self, reference: Reference, wait: Callable[[float], object]) -> Offer:
+            self.meanwhile()
+            return Offer(self.place, content, "3.6")
+
+    def look() -> None:
+        other.start()
+        other.join(0.1)  # it waits for us, or is done with a wrong answer by now
+
+    origins = [Place("first", lambda: None), Place("second", look)]
+    source = Preferred(Reference.parse("rancher/pause:3.6"), origins, lambda _: None)
+    source.resolve("3.6")
+    source._at(1)
+    other.join(10)
+    assert seen == [2]
+
+
 def test_nothing_is_proved_if_nobody_asked_for_it() -> None:
     network = fleet()
     results = network.seed("rancher/pause:3.6", prove=False)
-    summed = summary(results, network.mapped("rancher/pause:3.6"))
+    summed = summary(results, network.mapped("rancher/pause:3.6"), proved=False)
     assert (summed.proved, summed.is_ready, summed.seeded) == (False, False, 1)
+
+
+def test_a_line_that_names_no_image_leaves_the_list_unproved() -> None:
+    network = fleet()
+    results = network.seed("rancher/pause:3.6")
+    summed = summary(results, network.mapped("rancher/pause:3.6"), unread=1)
+    assert (summed.ready, summed.images, summed.is_ready) == (1, 1, False)

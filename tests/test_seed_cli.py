@@ -165,6 +165,28 @@ def test_a_bad_line_is_told_and_the_rest_goes_on(nodes: Path, source: Path) -> N
     assert "seeded 1 of 1" in ran.out
 
 
+def test_a_bad_line_is_in_the_report_and_nobody_is_told_that_all_is_ready(
+    nodes: Path, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images.txt").write_text("rancher/pause:3.6\nnot a name\n")
+    report = (tmp_path / "proof.md", tmp_path / "proof.json")
+    ran = seed(nodes, source, "--images", tmp_path / "images.txt", *(f"--report={path}" for path in report), code=6)
+    assert "not air-gap ready: 1/1 images" in ran.out
+    assert "1 line of the list without an image" in ran.out
+    text = report[0].read_text()
+    assert "**not air-gap ready" in text
+    assert "## Not understood" in text
+    assert "images.txt:2: 'not a name'" in text
+    assert json.loads(report[1].read_text())["summary"]["air_gap_ready"] is False
+
+
+def test_a_report_of_images_that_nobody_has_says_that_nothing_is_ready(
+    nodes: Path, source: Path, tmp_path: Path
+) -> None:
+    seed(nodes, source, f"--report={tmp_path / 'proof.md'}", "nobody/has-it:1", code=3)
+    assert "**not air-gap ready: 0/1 images**" in (tmp_path / "proof.md").read_text()
+
+
 def test_quiet_says_what_it_came_to_and_nothing_else(nodes: Path, source: Path) -> None:
     ran = seed(nodes, source, "-q", "rancher/pause:3.6")
     assert ran.err == ""
@@ -205,6 +227,9 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_done(
         (("--report", tmp_path / "proof.txt", "redis:7"), "neither in .json nor in .md"),
         (("--report", tmp_path / "no" / "proof.md", "redis:7"), "is no folder"),
         (("--platform", "all", "--platform", "linux/amd64", "redis:7"), "leaves nothing to add"),
+        (("--platform", "linux/arm/v7/and/more", "redis:7"), "is not a platform"),
+        (("--locked", tmp_path / "no.lock", "--dry-run", "redis:7"), "cannot be read"),
+        (("--platform", "linux/arm/v7/and/more", "--dry-run", "redis:7"), "is not a platform"),
         (("--images", "-", "--since", "-"), "all read standard input"),
         (("--dest-password-stdin", "redis:7"), "--dest-creds"),
     ):

@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeVar
-from urllib.parse import quote
 
 from pierhead.auth import Answer, Authorizer, Inspect, Lookup, Send, Steps, Wait
 from pierhead.errors import ExitCode, PierheadError
-from pierhead.redact import MASK, safe_url
+from pierhead.redact import safe_url, without_secrets
 from pierhead.redirect import REDIRECT_LIMIT, location_of, redirected
 from pierhead.routing import Route
 from pierhead.transport import Cause, Options, Timeouts, Transport, TransportError
@@ -29,7 +28,6 @@ RETRY_AFTER_CAP_SECONDS: Final = 30.0
 BACK_OFF_SECONDS: Final = 0.25
 BACK_OFF_CAP_SECONDS: Final = 8.0
 SLOW_REST_SECONDS: Final = 60.0  # how long a host that did not answer in time is left alone
-SHORTEST_MASKED_CHARS: Final = 4  # a shorter secret would mask half of the sentence, and is none
 FOREVER: Final = float("inf")
 
 # What a later object of the same pull would meet again.
@@ -88,14 +86,16 @@ OURS: Final = Profile(
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How much is put up with before a failure stands.
+class Manner:
+    """How one object is asked for: what a token is wanted for, and how much is put up with before a failure stands.
 
-    `attempts` requests in all if the connection fails, and the first `status_attempts` also if the answer is one of
-    `statuses`. Without `repeats` only authorization is settled, and whatever fails then is the caller's to repeat: a
-    body that comes as it is sent. `answer_seconds` is how long an answer is waited for at least.
+    `scopes` are what a token is asked for, if not the one of the route. `attempts` requests in all if the connection
+    fails, and the first `status_attempts` also if the answer is one of `statuses`. Without `repeats` only authorization
+    is settled, and whatever fails then is the caller's to repeat: a body that comes as it is sent. `answer_seconds` is
+    how long an answer is waited for at least.
     """
 
+    scopes: tuple[str, ...] = ()
     attempts: int = ATTEMPTS
     statuses: frozenset[int] = frozenset()
     status_attempts: int = 0
@@ -103,7 +103,7 @@ class Patience:
     answer_seconds: float = 0.0
 
 
-WALKING: Final = Patience()
+WALKING: Final = Manner()
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────
@@ -190,12 +190,7 @@ class Memory:
         """`text`, which somebody else may have written, without the secrets that he knows from us."""
         with self._lock:
             authorizers = tuple(self._authorizers.values())
-        secrets = {secret for authorizer in authorizers for secret in authorizer.secrets()}
-        forms = secrets | {quote(secret, safe="", errors="replace") for secret in secrets}
-        for secret in sorted(forms, key=len, reverse=True):
-            if len(secret) >= SHORTEST_MASKED_CHARS:
-                text = text.replace(secret, MASK)
-        return text
+        return without_secrets(text, {secret for authorizer in authorizers for secret in authorizer.secrets()})
 
 
 # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -212,7 +207,7 @@ def _exchange(tries: _Tries, request: Request) -> Steps[tuple[Response, Request,
         origin = request.origin
         tries.dialled = ""  # a token server that is down says nothing about this host
         memory.check(origin, last_route=tries.last_route)
-        authorization = yield from authorizer.header(request.authority, tries.scopes or (route.scope,))
+        authorization = yield from authorizer.header(request.authority, tries.manner.scopes or (route.scope,))
         tries.dialled = origin
         sent = request
         if authorization is not None:
@@ -266,38 +261,31 @@ class _Tries:
     memory: Memory
     route: Route
     last_route: bool
-    scopes: tuple[str, ...] = ()
-    patience: Patience = WALKING
+    manner: Manner = WALKING
     count: int = 0
     dialled: str = ""  # the origin that was asked last
     previous: tuple[str, str, int] = ("", "", 0)  # method, URL and status of the answer before
 
     def exhausted(self) -> bool:
-        return self.count >= self.patience.attempts
+        return self.count >= self.manner.attempts
 
     def options(self) -> Options:
         """Those of the route, with as long a wait for the answer as is called for."""
-        options, seconds = self.memory.options(self.route), self.patience.answer_seconds
+        options, seconds = self.memory.options(self.route), self.manner.answer_seconds
         if seconds <= options.timeouts.first_byte_seconds:
             return options
         return replace(options, timeouts=replace(options.timeouts, first_byte_seconds=seconds))
 
 
 def ask(
-    memory: Memory,
-    route: Route,
-    request: Request,
-    *,
-    last_route: bool,
-    scopes: tuple[str, ...] = (),
-    patience: Patience = WALKING,
+    memory: Memory, route: Route, request: Request, *, last_route: bool, manner: Manner = WALKING
 ) -> Steps[Response]:
     """One object asked of one route, with the repetitions that are worth it; the answer that stands.
 
-    `scopes` are what a token is asked for, if not the one of the route. Raises `TransportError`,
-    `AuthorizationFailed`, `BadCredential`, `GivenUp`. As containerd: resolver.go doWithRetries.
+    Raises `TransportError`, `AuthorizationFailed`, `BadCredential`, `GivenUp`.
+    As containerd: resolver.go doWithRetries.
     """
-    tries = _Tries(memory, route, last_route, scopes, patience)
+    tries = _Tries(memory, route, last_route, manner)
     while True:
         tries.count += 1
         try:
@@ -323,7 +311,7 @@ def ask(
 def _remember(tries: _Tries, error: TransportError) -> None:
     """A host that is down is not dialled again; one that is slow is left alone for a while, if there are others."""
     memory = tries.memory
-    if not tries.patience.repeats:
+    if not tries.manner.repeats:
         return
     if error.cause in DEAD:
         memory.give_up(tries.dialled, GivenUp(error), until=FOREVER)
@@ -333,7 +321,7 @@ def _remember(tries: _Tries, error: TransportError) -> None:
 
 def _worth_repeating(tries: _Tries, error: TransportError) -> bool:
     """As containerd: only on the last host, and only what may be gone the next moment."""
-    if not tries.last_route or not tries.patience.repeats:
+    if not tries.last_route or not tries.manner.repeats:
         return False
     if not tries.memory.profile.waits:
         return error.cause in _TRANSIENT
@@ -362,13 +350,13 @@ def _again(tries: _Tries, response: Response, asked: Request, authorization: str
         authorizer = tries.memory.authorizer(tries.route)
         retry = authorizer.challenged(asked.authority, challenges, sent=authorization, repeated=repeated)
         return _Again(asked.method) if retry else None
-    if not tries.patience.repeats:
+    if not tries.manner.repeats:
         return None
     if status == 405 and asked.method == "HEAD" and "/manifests/" in asked.url:
         return _Again("GET")
     if status in {408, 429}:
         return _rate_limited(tries, response, asked.method)
-    patient = status in tries.patience.statuses and tries.count < tries.patience.status_attempts
+    patient = status in tries.manner.statuses and tries.count < tries.manner.status_attempts
     if patient or (status in {500, 503, 504} and tries.last_route and previous[2] != status):
         return _Again(asked.method, retry_after(response) or back_off(tries.count))
     return None

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, urlencode
 from pierhead.body import BodyTooLarge, BytesBlob, read_all
 from pierhead.errors import ExitCode, PierheadError, Span
 from pierhead.gowords import UNAUTHORISED, client_error, corrupt_base64, unexpected_status
-from pierhead.redact import MASK, Secret, safe_url
+from pierhead.redact import MASK, Secret, safe_url, without_secrets
 from pierhead.redirect import REDIRECT_LIMIT, location_of, redirected
 from pierhead.transport import Cause, Options, TransportError
 from pierhead.wire import NO_HEADERS, Challenge, Headers, Request, Response, one_line, status_text
@@ -279,8 +279,8 @@ class Authorizer:
         known = self._handlers.get(host)
         if refusal and repeated:
             self._handlers.pop(host, None)
-            raise AuthorizationFailed(
-                f"{host} refuses our token: {one_line(refusal, 64)}",
+            raise self._failed(
+                f"{host} refuses our token: {one_line(self._masked(refusal), 64)}",
                 hint=_credential_hint(host, known.credential if known else None),
                 go_text=f"server message: {refusal}: {UNAUTHORISED}",
             )
@@ -293,8 +293,8 @@ class Authorizer:
             return not repeated
         realm = challenge.parameters.get("realm", "")
         if not re.match(r"(?i)https?://[^/]", realm):
-            raise AuthorizationFailed(
-                f"{host} names no usable token server (realm {safe_url(realm)[:200]!r})",
+            raise self._failed(
+                f"{host} names no usable token server (realm {safe_url(self._masked(realm))[:200]!r})",
                 go_text="" if realm else "no realm specified for token auth challenge",
             )
         self._handlers[host] = _Handler(
@@ -310,7 +310,7 @@ class Authorizer:
     def _basic(self, host: str, challenge: Challenge, *, sent: str | None) -> bool:
         credential = self._lookup(host)
         if credential is None or not credential.username or not credential.secret:
-            raise AuthorizationFailed(
+            raise self._failed(
                 f"{host} wants a user name and password ({challenge.shown}), and there is none for it",
                 hint=_credential_hint(host, credential),
                 go_text=f"{UNAUTHORISED}: no basic auth credentials",
@@ -328,16 +328,25 @@ class Authorizer:
                 return known
             try:
                 token = yield from _fetch(handler, scopes, self._options, self._clock)
-            except (AuthorizationFailed, TransportError) as error:
-                kind = "oauth" if handler.credential is not None and handler.credential.secret else "anonymous"
-                error.go_text = f"failed to authorize: failed to fetch {kind} token: {error.go_text}"
-                if isinstance(error, TransportError) and error.cause in _FLEETING and not self._repeats_refused:
+            except TransportError as error:
+                error.go_text = _unfetched(handler, error.go_text)
+                if error.cause in _FLEETING and not self._repeats_refused:
                     raise  # ours: the next object may ask again
                 token = Token(failure=error)
+            except AuthorizationFailed as error:
+                go_text = _unfetched(handler, error.go_text)
+                token = Token(failure=self._failed(error.message, hint=error.hint, go_text=go_text))
             if token.secret:
                 self._told.add(token.secret)
             handler.tokens[key] = token
             return token
+
+    def _masked(self, text: str) -> str:
+        return without_secrets(text, self.secrets())
+
+    def _failed(self, message: str, *, hint: str = "", go_text: str) -> AuthorizationFailed:
+        """The error, in whose words may be what a server said that knows our secrets."""
+        return AuthorizationFailed(self._masked(message), hint=hint, go_text=self._masked(go_text))
 
     def _remembered(self, credential: Credential | None) -> Credential | None:
         if credential is not None and credential.secret:
@@ -351,6 +360,11 @@ def _credential_hint(host: str, credential: Credential | None) -> str:
     if not credential.secret or not credential.username:
         return f"the credentials for {host} have no {'password' if credential.username else 'user name'}"
     return f"the credentials of {credential.username!r} for {host} ({credential.source} {credential.key}) are refused"
+
+
+def _unfetched(handler: _Handler, go_text: str) -> str:
+    kind = "oauth" if handler.credential is not None and handler.credential.secret else "anonymous"
+    return f"failed to authorize: failed to fetch {kind} token: {go_text}"
 
 
 # ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────

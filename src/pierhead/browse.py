@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urljoin
 
-from pierhead.ask import GivenUp, Memory, ask
+from pierhead.ask import GivenUp, Manner, Memory, ask
 from pierhead.auth import AuthorizationFailed, BadCredential, Steps
 from pierhead.body import BodyTooLarge, read_all
 from pierhead.errors import ExitCode, PierheadError
@@ -143,7 +143,7 @@ def _page(listing: _Listing, url: str, found: _Names) -> Steps[str | None]:
     """Read one page; the URL of the next, None after the last."""
     request = Request("GET", url, Headers([("Accept", "application/json")]))
     try:
-        asking = ask(listing.memory, listing.route, request, last_route=True, scopes=listing.scopes)
+        asking = ask(listing.memory, listing.route, request, last_route=True, manner=Manner(scopes=listing.scopes))
         with (yield from asking) as response:
             if not response.ok:
                 raise listing.refused(request, response)

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from pierhead.ask import Memory, carry_out
-from pierhead.auth import Steps
+from pierhead.ask import Hosts, Memory, carry_out
+from pierhead.auth import Lookup, Steps
 from pierhead.body import Buffer, Write, read_all
 from pierhead.gowords import short_read
 from pierhead.oci import MANIFEST_LIMIT_BYTES, Descriptor, InvalidManifest
 from pierhead.reference import Digest, Reference
 from pierhead.routing import Plan, Route
 from pierhead.store import ContentMismatch, checked, cut_short
-from pierhead.transport import Cause, Transport, TransportError
+from pierhead.transport import Cause, Timeouts, Transport, TransportError
 from pierhead.walk import AllRoutesFailed, Attempt, Opened, Resolved, cause_at, content_routes, open_content, resolve
 
 ANSWERS_LIMIT: Final = 1000  # for one blob: a server that gives it byte by byte is no server
@@ -40,6 +40,25 @@ class _Trust:
     resumed: bool = False  # its beginning came from an earlier run
     excluded: set[int] = field(default_factory=set)
     whole: bool = False  # mixed bytes were wrong once: from now on all of it from one route
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How registries are reached. `clock` gives seconds that only grow; `hosts` knows for all images who is down."""
+
+    transport: Transport
+    timeouts: Timeouts
+    user_agent: str
+    clock: Callable[[], float]
+    hosts: Hosts = field(default_factory=Hosts)
+
+    def memory(self, lookup: Lookup) -> Memory:
+        """What is remembered of one image, with credentials by the host that challenges."""
+        return Memory(lookup, timeouts=self.timeouts, user_agent=self.user_agent, clock=self.clock, hosts=self.hosts)
+
+    def remote(self, plan: Plan, lookup: Lookup, wait: Callable[[float], object] = time.sleep) -> Remote:
+        """The repository of the plan's image, behind its routes."""
+        return Remote(plan, self.transport, self.memory(lookup), wait=wait)
 
 
 class Remote:

@@ -7,6 +7,7 @@ that raises them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Literal
@@ -26,6 +27,14 @@ class ExitCode(IntEnum):
     NETWORK = 5  # network or TLS
     PARTIAL = 6  # several images, some failed
     INTERRUPTED = 130
+
+    @classmethod
+    def of_all(cls, errors: Sequence[PierheadError | None]) -> ExitCode:
+        """How a command ends whose images ended so: of one its own code, of several PARTIAL if any failed."""
+        failed = [error for error in errors if error is not None]
+        if not failed:
+            return cls.DONE
+        return failed[0].exit_code if len(errors) == 1 else cls.PARTIAL
 
 
 @dataclass(frozen=True, slots=True, order=True)

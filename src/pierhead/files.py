@@ -23,7 +23,11 @@ def replace_file(path: Path, data: bytes, *, mode: int | None = None) -> None:
     `mode` is what it gets instead of the mode it has. A symbolic link stays one: what it points to is replaced. Raises
     `OSError`; then nothing is changed.
     """
-    target = path.resolve(strict=True)
+    with _naming(path):
+        _replace(path.resolve(strict=True), data, mode)
+
+
+def _replace(target: Path, data: bytes, mode: int | None) -> None:
     known = target.stat()
     scratch = target.with_name(f".{target.name}.{os.urandom(8).hex()}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -48,6 +52,11 @@ def new_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
     Raises `FileExistsError`, also for a symbolic link that leads nowhere, and `OSError`; then nothing is changed.
     """
+    with _naming(path):
+        _create(path, data, mode)
+
+
+def _create(path: Path, data: bytes, mode: int) -> None:
     scratch = path.with_name(f".{os.urandom(8).hex()}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -60,6 +69,24 @@ def new_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     finally:
         scratch.unlink(missing_ok=True)
     _settle(path.parent)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let an `OSError` name the file that was meant: not the scratch file, and not none, as write(2) does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = os.fspath(path), None
+        raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Let there be a file at `path` that holds `data`: `replace_file` if it is there, else `new_file`."""
+    if path.exists():
+        replace_file(path, data)
+    else:
+        new_file(path, data)
 
 
 class OutsideFolder(PierheadError):
@@ -159,6 +186,25 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[Callable[[bytes | by
             scratch.unlink()
         raise
     _settle(target.parent)
+
+
+class CannotWrite(PierheadError):
+    """A file cannot be written as a whole."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot write {path}: {error.strerror or error}", hint="what was there before is as it was")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Callable[[bytes | bytearray | memoryview], object]]:
+    """As `replacing`; raises `CannotWrite` for what is wrong with this file, not with one read meanwhile."""
+    try:
+        with replacing(path) as write:
+            yield write
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).parent != path.resolve().parent:
+            raise
+        raise CannotWrite(path, error) from error
 
 
 class _Growing:

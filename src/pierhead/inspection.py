@@ -11,26 +11,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pierhead import tree
 from pierhead.body import Blob, read_all
 from pierhead.chosen import image_for
 from pierhead.errors import PierheadError, Problem
 from pierhead.oci import (
-    OCI_CONFIG,
+    CONFIG_TYPES,
     Descriptor,
     ImageManifest,
     Index,
-    InvalidManifest,
     Manifest,
     NoMatchingPlatform,
     Platform,
-    parse_manifest,
 )
-from pierhead.reference import Digest, InvalidDigest
+from pierhead.reference import Digest
 from pierhead.store import ContentMismatch, Source, checked
 
 CONFIG_LIMIT_BYTES: Final = 4 * 1024 * 1024  # As containers/image: internal/iolimits MaxConfigBodySize.
-DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
-CONFIG_TYPES: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 ITEMS_READ_LIMIT: Final = 64  # manifests of one index that are read to know how large each image is
 TEXTS_LIMIT: Final = 1000  # of a list or map in a configuration
 ATTESTATION: Final = "vnd.docker.reference.type"  # BuildKit's annotation of what describes another item
@@ -134,10 +131,7 @@ class Remembering:
 
 def parsed(source: Source, descriptor: Descriptor) -> Manifest:
     """The manifest of a descriptor; raises `InvalidManifest` and what the source raises."""
-    try:
-        return parse_manifest(source.manifest(descriptor), descriptor.media_type)
-    except InvalidDigest as error:  # whose exit code says that the call was wrong
-        raise InvalidManifest(f"a manifest with a digest that is none: {error.message}") from error
+    return tree.parsed(source.manifest(descriptor), descriptor.media_type)
 
 
 def read_config(source: Source, descriptor: Descriptor) -> bytes:
@@ -166,7 +160,7 @@ def parse_configuration(raw: bytes) -> Configuration | None:
     run = value.get("config")
     run = run if isinstance(run, dict) else {}
     return Configuration(
-        _platform(value),
+        str(Platform.of_config(value) or ""),
         _text(value, "created"),
         _text(value, "author"),
         _text(run, "User"),
@@ -208,14 +202,7 @@ def _items(source: Source, index: Index, each: Each) -> tuple[Item, ...]:
 
 
 def _is_attestation(item: Descriptor) -> bool:
-    return ATTESTATION in item.annotations or (item.platform is not None and item.platform.os == "unknown")
-
-
-def _platform(value: Mapping[str, Any]) -> str:
-    names = (value.get("os"), value.get("architecture"), value.get("variant") or "")
-    if not all(isinstance(name, str) for name in names) or not names[0] or not names[1]:
-        return ""
-    return str(Platform.of(*map(str, names)))
+    return ATTESTATION in item.annotations or (item.platform is not None and item.platform.is_unknown)
 
 
 def _text(value: Mapping[str, Any], key: str) -> str:

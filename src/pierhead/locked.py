@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from pierhead.body import Blob
 from pierhead.errors import ExitCode, PierheadError, Span, UsageError
-from pierhead.files import new_file, replace_file
-from pierhead.oci import Descriptor, Index, parse_manifest
+from pierhead.files import write_file
+from pierhead.oci import Descriptor
 from pierhead.reference import Digest, InvalidDigest, InvalidReference, Reference
 from pierhead.store import Source
-from pierhead.tree import Tree, read_tree
+from pierhead.tree import Read, Tree, parts
 
 VERSION: Final = 1
 LOCK_LIMIT_BYTES: Final = 64 * 1024 * 1024  # a thousand images of ten platforms are two
@@ -81,12 +81,14 @@ class LockedImage:
     size_bytes: int
 
     @classmethod
-    def of(cls, reference: Reference, tree: Tree, platform: str = "") -> LockedImage:
-        """What to lock of an image, out of its whole tree; `platform` is that of an image that is no index."""
+    def of(cls, reference: Reference, tree: Tree, config: Read) -> LockedImage:
+        """What to lock of an image, out of its whole tree; `config` reads configurations. Raises what that raises."""
         top = tree.manifests[tree.top.digest][0]
-        platforms = sorted(_platforms(tree, top))
-        if not platforms and platform:
-            platforms = [LockedPlatform(platform, str(top.digest), tree.size_bytes)]
+        platforms = sorted(
+            LockedPlatform(str(part.platform), str(part.digest), part.size_bytes)
+            for part in parts(tree, config)
+            if part.platform
+        )
         return cls(reference, top.digest, top.media_type, tuple(platforms), tree.size_bytes)
 
     def to_json(self) -> dict[str, Any]:
@@ -97,19 +99,6 @@ class LockedImage:
             "platforms": [item.to_json() for item in self.platforms],
             "size_bytes": self.size_bytes,
         }
-
-
-def _platforms(tree: Tree, top: Descriptor) -> Iterable[LockedPlatform]:
-    """Every image below an index that says what it is for; attestations say `unknown`."""
-    manifest = parse_manifest(tree.manifests[top.digest][1], top.media_type)
-    for item in manifest.references if isinstance(manifest, Index) else ():
-        if item.digest not in tree.manifests:
-            continue
-        if item.platform is not None and item.platform.os != "unknown":
-            below = read_tree(lambda descriptor: tree.manifests[descriptor.digest][1], item)
-            yield LockedPlatform(str(item.platform), str(item.digest), below.size_bytes)
-        elif item.platform is None:
-            yield from _platforms(tree, tree.manifests[item.digest][0])
 
 
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -167,11 +156,7 @@ class Lock:
 
     def write(self, path: Path) -> None:
         """Let this be the file at `path`, wholly or not at all; raises `OSError`."""
-        data = self.text().encode()
-        if path.exists():
-            replace_file(path, data)
-        else:
-            new_file(path, data)
+        write_file(path, self.text().encode())
 
     # ── asking it ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pierhead.errors import ExitCode, PierheadError
+from pierhead.errors import ExitCode, PierheadError, UsageError
 from pierhead.reference import Digest
 
 # As containerd: core/remotes/docker/resolver.go MaxManifestSize = 4 * 1048 * 1048; a manifest of just this size passes.
@@ -81,6 +81,20 @@ class Platform:
         here = os.uname()
         return cls.of(here.sysname, here.machine)
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing runs it: so BuildKit marks the attestations in an index."""
+        return self.os == "unknown"
+
+    @classmethod
+    def of_config(cls, value: object) -> Platform | None:
+        """What an image's configuration says that it is for (image specification 1.1, config.md); None if nothing."""
+        named = value if isinstance(value, dict) else {}
+        names = (named.get("os"), named.get("architecture"), named.get("variant") or "")
+        if not all(isinstance(name, str) for name in names) or not names[0] or not names[1]:
+            return None
+        return cls.of(*map(str, names))
+
     def accepts(self, offered: Platform) -> int | None:
         """How good a match `offered` is for this machine, 0 the best; None if it does not run here.
 
@@ -94,7 +108,7 @@ class Platform:
         )
 
 
-class InvalidPlatform(PierheadError):
+class InvalidPlatform(UsageError):
     """A platform is written os/arch[/variant]."""
 
     def __init__(self, text: str) -> None:

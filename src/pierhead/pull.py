@@ -82,7 +82,7 @@ class Puller:
         try:
             remote = self._remote(reference, transfer)
             attempts, problems = remote.attempts, tuple(self._unusable_files(remote.plan))
-            sink = self.store.repository(RepositoryName(reference.repository, reference.registry))
+            sink = self.store.repository(RepositoryName.of(reference))
             source = self.guard(reference, remote) if self.guard else remote
             copied = transfer.copy(source, sink, reference.object, self.platforms)
         except Interrupted:
@@ -119,7 +119,4 @@ class Puller:
 
 def exit_code(results: Sequence[Pulled]) -> ExitCode:
     """How a pull of these ends: of one image its own code, of several PARTIAL if any failed."""
-    codes = {result.error.exit_code if result.error else ExitCode.DONE for result in results}
-    if not codes or codes == {ExitCode.DONE}:
-        return ExitCode.DONE
-    return codes.pop() if len(results) == 1 else ExitCode.PARTIAL
+    return ExitCode.of_all([result.error for result in results])

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hmac
 import re
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from typing import Any, Final, NoReturn
+from urllib.parse import quote
 
 MASK = "***"
+SHORTEST_MASKED_CHARS: Final = 4  # a shorter secret would mask half of the sentence, and is none
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
 _SECRET_QUERY = re.compile(
     r"(?i)([?&;](?:[^=&;]*(?:signature|token|secret|password|credential|key)[^=&;]*|sig|se|x-amz-[^=&;]*)=)[^&;#]*"
@@ -72,3 +75,13 @@ def safe_url(url: str) -> str:
     """`url` without its userinfo and with the values of signing and token parameters masked."""
     masked = _USERINFO.sub(lambda match: f"{match.group(1) or ''}//{MASK}@", url)
     return _SECRET_QUERY.sub(lambda match: match.group(1) + MASK, masked)
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """`text`, which somebody else may have written, with these masked, also as they stand in a URL."""
+    known = set(secrets)
+    forms = known | {quote(secret, safe="", errors="replace") for secret in known}
+    for secret in sorted(forms, key=len, reverse=True):
+        if len(secret) >= SHORTEST_MASKED_CHARS:
+            text = text.replace(secret, MASK)
+    return text

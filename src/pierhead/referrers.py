@@ -15,7 +15,8 @@ from urllib.parse import quote, urljoin
 
 from pierhead.ask import Memory, ask
 from pierhead.auth import Steps
-from pierhead.body import Blob, read_all
+from pierhead.body import read_all
+from pierhead.chosen import Known
 from pierhead.client import Remote
 from pierhead.errors import PierheadError
 from pierhead.oci import MANIFEST_LIMIT_BYTES, OCI_INDEX, Descriptor, Index, InvalidManifest, parse_manifest
@@ -25,6 +26,7 @@ from pierhead.refusal import Refusal, status_hint
 from pierhead.routing import Route
 from pierhead.store import NotFound, Sink, Source, as_referrer
 from pierhead.transfer import Copied, Transfer
+from pierhead.tree import Tree
 from pierhead.walk import AllRoutesFailed, resolve
 from pierhead.wire import Headers, Request, Response, next_link
 
@@ -241,7 +243,7 @@ def copy_referrers(transfer: Transfer, source: Source, sink: Sink, subjects: Ite
             skipped.append((referrer, f"it is a {referrer.descriptor.media_type or 'thing without a media type'}"))
             continue
         names = (referrer.tag,) if referrer.tag else ()
-        known = _Known(source, referrer.descriptor)
+        known = Known(source, referrer.descriptor)
         copied.append((referrer, transfer.copy(known, sink, str(referrer.descriptor.digest), names=names)))
     if isinstance(sink, RemoteSink):
         for subject in dict.fromkeys(referrer.subject for referrer, _ in copied):
@@ -249,25 +251,17 @@ def copy_referrers(transfer: Transfer, source: Source, sink: Sink, subjects: Ite
     return CopiedReferrers(tuple(copied), tuple(skipped))
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A source of which is known what the digest stands for that it is asked for."""
+def list_subjects(sink: Sink, tree: Tree) -> None:
+    """See to it that a registry lists what was copied by a name of its own and refers to something else.
 
-    source: Source
-    descriptor: Descriptor
-
-    def resolve(self, reference: str) -> Descriptor:
-        item = self.descriptor
-        return Descriptor(item.media_type, item.digest, item.size_bytes)
-
-    def manifest(self, descriptor: Descriptor) -> bytes:
-        return self.source.manifest(descriptor)
-
-    def blob(self, descriptor: Descriptor, offset: int = 0) -> Blob:
-        return self.source.blob(descriptor, offset)
-
-    def reject(self, descriptor: Descriptor) -> bool:
-        return self.source.reject(descriptor)
+    OCI distribution specification 1.1, "Pushing Manifests with Subject". Raises as `copy_referrers`.
+    """
+    if not isinstance(sink, RemoteSink):
+        return
+    for descriptor, raw in tree.manifests.values():
+        subject = parse_manifest(raw, descriptor.media_type).subject if b'"subject"' in raw else None
+        if subject is not None:
+            _keep_listed(sink, subject.digest, [descriptor])
 
 
 def _keep_listed(sink: RemoteSink, subject: Digest, referrers: Sequence[Descriptor]) -> None:

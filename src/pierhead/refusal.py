@@ -47,6 +47,8 @@ def status_hint(route: Route, status: int) -> str:
             return (
                 f"{route.host} may want {which} client certificate: `tls` of its `configs` names cert_file and key_file"
             )
+        case 400:  # Go's server and nginx say so to http on a port of https
+            return f"{route.host} may speak https alone: write https:// in its endpoint"
         case 401 | 403:
             return f"check the credentials for {route.host!r}: `configs` is looked up by just this host and port"
         case 404:

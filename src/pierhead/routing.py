@@ -8,7 +8,7 @@ Follows containerd v2.3.4, core/remotes/docker/resolver.go, with K3s' rewrite pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -195,16 +195,31 @@ def k3s_plan(reference: Reference, hosts: K3sHosts | None, own_registry: OwnRegi
     return plan(reference, lookup, skipped=skipped_places(hosts, lookup), own_registry=own_registry)
 
 
-def own_route(plan: Plan) -> Route:
-    """The way to the image's own registry itself, under its own repository: where `push` and `ls` go.
+def own_route(reference: Reference, hosts: K3sHosts | None, own_registry: OwnRegistry = OwnRegistry()) -> Route:
+    """The way to the image's own registry itself, under its own repository: where `push`, `ls` and `login` go.
 
-    By what registries.yaml says of it where it does, be it as a mirror of itself (how K3s is told to speak plain http).
+    By what registries.yaml says of it where it does, be it as a mirror of itself (how K3s is told to speak plain http);
+    whether nodes ask it after its mirrors is no matter. What flags say of it holds either way.
     """
-    registry = plan.reference.registry
-    for route in plan.routes:
-        if route.path == "/v2" and (route.kind == "default" or not is_proxy(route.host, registry)):
-            return replace(route, order=1, repository=plan.reference.repository, rewrite=None, namespace="")
-    return k3s_plan(plan.reference, None).routes[0]
+    plans = (k3s_plan(reference, known) for known in _as_asked_anyhow(hosts))
+    route = next(
+        route
+        for plan in plans
+        for route in plan.routes
+        if route.path == "/v2" and (route.kind == "default" or not is_proxy(route.host, reference.registry))
+    )
+    plain = replace(route, order=1, repository=reference.repository, rewrite=None, namespace="")
+    return own_registry.onto(plain)
+
+
+def _as_asked_anyhow(hosts: K3sHosts | None) -> Iterator[K3sHosts | None]:
+    """The configuration, as if no flag disabled the default endpoints, and none: one of them has the own registry."""
+    yield hosts
+    if hosts is not None:
+        from pierhead.config import k3s
+
+        yield k3s.hosts(hosts.config, behaviour=hosts.behaviour)
+    yield None
 
 
 def push_route(route: Route) -> Route:

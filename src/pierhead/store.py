@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from pierhead.body import Blob, Buffer
 from pierhead.errors import ExitCode, PierheadError, UsageError
 from pierhead.oci import Descriptor, Index, Manifest, Platform
-from pierhead.reference import REPOSITORY_LIMIT, TAG_LIMIT, Digest
+from pierhead.reference import REPOSITORY_LIMIT, TAG_LIMIT, Digest, Reference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +108,11 @@ class RepositoryName:
 
     path: str
     namespace: str = ""
+
+    @classmethod
+    def of(cls, reference: Reference) -> RepositoryName:
+        """Where images of this name are kept once they were pulled, or loaded."""
+        return cls(reference.repository, reference.registry)
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.path}" if self.namespace else self.path

@@ -5,11 +5,14 @@ Who copies an image, writes it into a tarball or counts its bytes reads this fir
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from pierhead.oci import (
+    CONFIG_TYPES,
     INDEX_DEPTH_LIMIT,
     Descriptor,
     ImageManifest,
@@ -25,7 +28,7 @@ from pierhead.reference import Digest, InvalidDigest
 MANIFESTS_LIMIT_BYTES: Final = 32 * 1024 * 1024
 
 Read = Callable[[Descriptor], bytes]
-"""The raw manifest of a descriptor, its digest checked."""
+"""The raw manifest (or configuration) of a descriptor, its digest checked."""
 
 
 @dataclass(slots=True)
@@ -57,7 +60,7 @@ class Tree:
 
     def note_platform(self, item: Descriptor) -> None:
         """Take note of what an index says an item of it is for."""
-        if item.platform is not None and item.platform.os != "unknown":  # as attestations are marked
+        if item.platform is not None and not item.platform.is_unknown:
             self.platforms[item.platform] = None
 
 
@@ -70,20 +73,35 @@ class Part:
     size_bytes: int
 
 
-def parts(tree: Tree) -> tuple[Part, ...]:
-    """The platforms of a tree, in its order, attestations left out; an image that is no index is one without a name."""
+def parts(tree: Tree, config: Read | None = None) -> tuple[Part, ...]:
+    """The platforms of a tree, in its order, attestations left out.
+
+    An image that is no index is one part, for what its configuration says if `config` reads that for us;
+    raises what that raises.
+    """
     found = tuple(_parts(tree, tree.manifests[tree.top.digest][0]))
-    return found or (Part(None, tree.top.digest, tree.size_bytes),)
+    return found or (Part(_configured(tree, config) if config else None, tree.top.digest, tree.size_bytes),)
+
+
+def _configured(tree: Tree, config: Read) -> Platform | None:
+    """What the configuration of the image says; that of an artifact is something else, and not looked at."""
+    descriptor, raw = tree.manifests[tree.top.digest]
+    manifest = parsed(raw, descriptor.media_type)
+    if isinstance(manifest, Index) or manifest.config.media_type not in CONFIG_TYPES:
+        return None
+    with suppress(ValueError, RecursionError):  # no JSON
+        return Platform.of_config(json.loads(config(manifest.config)))
+    return None
 
 
 def _parts(tree: Tree, top: Descriptor) -> Iterator[Part]:
-    manifest = _parsed(tree.manifests[top.digest][1], top.media_type)
+    manifest = parsed(tree.manifests[top.digest][1], top.media_type)
     for item in manifest.references if isinstance(manifest, Index) else ():
         if item.digest not in tree.manifests:
             continue
         if item.platform is None:
             yield from _parts(tree, tree.manifests[item.digest][0])
-        elif item.platform.os != "unknown":
+        elif not item.platform.is_unknown:
             below = read_tree(lambda descriptor: tree.manifests[descriptor.digest][1], item)
             yield Part(item.platform, item.digest, below.size_bytes)
 
@@ -104,7 +122,7 @@ def _add(tree: Tree, read: Read, descriptor: Descriptor, platforms: Sequence[Pla
     if descriptor.digest in tree.manifests:
         return
     raw = read(descriptor)
-    manifest = _parsed(raw, descriptor.media_type)
+    manifest = parsed(raw, descriptor.media_type)
     known = Descriptor(manifest.media_type, descriptor.digest, descriptor.size_bytes)
     for child in manifest.references if isinstance(manifest, ImageManifest) else _chosen(tree, manifest, platforms):
         if child.is_manifest and isinstance(manifest, Index):
@@ -125,7 +143,8 @@ def _chosen(tree: Tree, index: Index, platforms: Sequence[Platform]) -> Sequence
     return list(chosen.values())
 
 
-def _parsed(raw: bytes, media_type: str) -> Manifest:
+def parsed(raw: bytes, media_type: str) -> Manifest:
+    """A manifest that somebody else wrote; raises `InvalidManifest`."""
     try:
         return parse_manifest(raw, media_type)
     except InvalidDigest as error:  # whose exit code says that the call was wrong

@@ -26,12 +26,11 @@ from pierhead.archive.unpacked import expansion_limit
 from pierhead.body import Buffer, FileBlob, read_all
 from pierhead.compression import decompressed
 from pierhead.errors import PierheadError
-from pierhead.oci import DOCKER_MANIFEST, JSON_ITEMS_LIMIT, Descriptor
+from pierhead.oci import DOCKER_CONFIG, DOCKER_MANIFEST, JSON_ITEMS_LIMIT, Descriptor
 from pierhead.reference import Digest
 from pierhead.store import NotFound
 
 MANIFESTS: Final = "manifest.json"
-CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 LAYER: Final = "application/vnd.docker.image.rootfs.diff.tar"
 LAYER_COMPRESSED: Final = "application/vnd.docker.image.rootfs.diff.tar.gzip"  # whatever the compression, as containerd
 PIECE_BYTES: Final = 1024 * 1024
@@ -92,7 +91,7 @@ class DockerArchive:
         if named and named[1] != digest.hex:
             raise self._refused(f"is damaged: its bytes are {digest}", name)
         self._places[digest] = blob
-        return Descriptor(CONFIG, digest, blob.size_bytes), self._diff_ids(value, name)
+        return Descriptor(DOCKER_CONFIG, digest, blob.size_bytes), self._diff_ids(value, name)
 
     def _diff_ids(self, config: Any, name: str) -> list[Digest]:
         rootfs = config.get("rootfs") if isinstance(config, dict) else None

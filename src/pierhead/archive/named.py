@@ -95,8 +95,8 @@ def pick(images: Sequence[ArchivedImage], name: str, path: Path) -> ArchivedImag
         if len(found) == 1:
             return next(iter(found.values()))
         if found:
-            what = shown(name) if name else "no name"
-            raise UsageError(f"{path} has {len(found)} images that {what} fits", hint=_listing(images))
+            which = f" that {shown(name)} fits" if name else ", and it is not said which is meant"
+            raise UsageError(f"{path} has {len(found)} images{which}", hint=_listing(images))
     raise NotFound(f"{path} has no image {shown(name)}" if name else f"{path} has no image", hint=_listing(images))
 
 

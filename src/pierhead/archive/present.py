@@ -76,4 +76,4 @@ def _index(content: Source, top: Descriptor) -> Index | None:
 
 def _platforms(index: Index) -> list[Platform]:
     """What the items are for; an attestation is for nothing."""
-    return [item.platform for item in index.manifests if item.platform and item.platform.os != "unknown"]
+    return [item.platform for item in index.manifests if item.platform and not item.platform.is_unknown]

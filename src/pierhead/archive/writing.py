@@ -24,7 +24,7 @@ from pierhead.body import Buffer, Write
 from pierhead.errors import UsageError
 from pierhead.layout.hashing import BATCH_BYTES, RunningHash
 from pierhead.layout.published import CONTAINERD_NAME, REF_NAME
-from pierhead.oci import OCI_CONFIG, OCI_INDEX, Descriptor, ImageManifest, Index, Platform, parse_manifest
+from pierhead.oci import CONFIG_TYPES, OCI_INDEX, Descriptor, ImageManifest, Index, Platform, parse_manifest
 from pierhead.reference import Digest, Reference
 from pierhead.store import ContentMismatch, Source
 from pierhead.tree import Tree
@@ -32,8 +32,6 @@ from pierhead.tree import Tree
 Format = Literal["k3s-airgap", "oci-archive", "docker-archive"]
 
 DOCKER_MANIFEST: Final = "manifest.json"
-DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
-IMAGE_CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 FILE_MODE: Final = 0o644
 FOLDER_MODE: Final = 0o755
 END: Final = bytes(2 * tarfile.BLOCKSIZE)
@@ -248,7 +246,7 @@ def _runnable(tree: Tree) -> list[tuple[Platform | None, ImageManifest]]:
         if isinstance(manifest, Index):
             for item in manifest.references:
                 look(item.digest, item.platform)
-        elif manifest.config.media_type in IMAGE_CONFIGS and not (platform and platform.os == "unknown"):
+        elif manifest.config.media_type in CONFIG_TYPES and not (platform and platform.is_unknown):
             found[digest] = (platform, manifest)
 
     look(tree.top.digest, None)

@@ -164,6 +164,13 @@ def show_error(error: PierheadError) -> None:
         click.echo(f"{click.style('hint:', fg='cyan', bold=True)} {error.hint}", err=True)
 
 
+def naming(name: str, error: PierheadError) -> PierheadError:
+    """The error of one image among several: it says which."""
+    from pierhead.errors import PierheadError
+
+    return error if name in error.message else PierheadError(f"{name}: {error}", hint=error.hint)
+
+
 COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
 if TYPE_CHECKING:
     from pierhead.routing import Route
     from pierhead.walk import Attempt
@@ -15,6 +17,12 @@ def failures(attempts: Sequence[Attempt]) -> list[Attempt]:
     asked = [attempt for attempt in attempts if attempt.outcome not in ("ok", "skipped")]
     failed = {(attempt.place, attempt.cause): attempt for attempt in asked}
     return list(failed.values())
+
+
+def show_failures(attempts: Sequence[Attempt]) -> None:
+    """Where an image did not come from, each place and cause once, on stderr."""
+    for attempt in failures(attempts):
+        click.echo(f"not from {attempt.place}: {attempt.cause}", err=True)
 
 
 def served_by(attempts: Sequence[Attempt], route: Route | None) -> str | None:

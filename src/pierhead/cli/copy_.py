@@ -27,7 +27,7 @@ from pierhead.errors import UsageError
 @options.destination_registry
 @options.timeouts
 @options.OUTPUT
-def copy(source: str, destination: str, output: str, quiet: bool, jobs: int, **flags: Any) -> None:
+def copy(source: str, destination: str, output: str, quiet: bool, **flags: Any) -> None:
     """Copy an image from anywhere to anywhere.
 
     SOURCE and DESTINATION are references, oci:DIR[:NAME], oci-archive:FILE[:NAME] or docker-archive:FILE[:NAME]. A
@@ -46,8 +46,8 @@ def copy(source: str, destination: str, output: str, quiet: bool, jobs: int, **f
     refuse_overwriting(place, target)
     if flags["src_password_stdin"] and flags["dest_password_stdin"]:
         raise UsageError("only one password comes from standard input", hint="give the other one with its --…-creds")
-    from_world, to_world = options.read_world_of(flags, "src"), options.read_world_of(flags, "dest")
-    with reaching(flags, jobs=jobs, quiet=quiet or output == "json") as reach:
+    from_world, to_world = options.read_worlds_of(flags)
+    with reaching(flags, quiet=quiet or output == "json") as reach:
         errand = Errand(str(place), lambda: open_origin(place, from_world, reach), target, wanted, to_world)
         outcome = errand.run(reach)
     show(outcome, output, quiet=quiet)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pierhead.cli import options, show_error, write_json
-from pierhead.cli.looking import asking, exit_code, jobs, looking, naming, show_failures
-from pierhead.errors import PierheadError
+from pierhead.cli import naming, options, show_error, write_json
+from pierhead.cli.attempts import show_failures
+from pierhead.cli.looking import asking, jobs, looking
+from pierhead.errors import ExitCode, PierheadError
 
 if TYPE_CHECKING:
     from pierhead.cli.copying.places import Place
@@ -43,7 +44,7 @@ def digest(images: tuple[str, ...], platform: str | None, jobs: int, output: str
             show_error(naming(str(place), item))
         elif output == "text":
             click.echo(f"{place} {item.digest}" if len(places) > 1 else str(item.digest))
-    return exit_code(errors)
+    return ExitCode.of_all(errors)
 
 
 def _digest(look: Looking, place: Place, platform: Platform | None) -> Descriptor | PierheadError:

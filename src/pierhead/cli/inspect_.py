@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pierhead.cli import options, problem_json, show_problem, write_json
-from pierhead.cli.looking import asking, jobs, looking, show_failures
+from pierhead.cli.attempts import show_failures
+from pierhead.cli.looking import asking, jobs, looking
 from pierhead.errors import UsageError
 from pierhead.wire import one_line
 
@@ -172,7 +173,7 @@ def _map(name: str, values: Mapping[str, str]) -> Iterator[str]:
 
 def _is_artifact(found: Inspected) -> bool:
     """Whether it says that it is something else than an image. (An image manifest has its configuration's type.)"""
-    from pierhead.inspection import CONFIG_TYPES
+    from pierhead.oci import CONFIG_TYPES
 
     return bool(found.manifest.artifact_type) and found.manifest.artifact_type not in CONFIG_TYPES
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from pierhead import __version__
+from pierhead.cli.options import USER_AGENT
 from pierhead.errors import ExitCode, PierheadError, UsageError
 from pierhead.image_list import LIST_LIMIT_BYTES, Fetch, load_list
 from pierhead.redact import safe_url, without_userinfo
@@ -112,7 +112,7 @@ class _Fetching:
         from pierhead.auth import AuthorizationFailed, from_registries
         from pierhead.wire import Headers, Request, parse_challenges
 
-        headers = Headers([("User-Agent", f"pierhead/{__version__}")])
+        headers = Headers([("User-Agent", USER_AGENT)])
         request = Request("GET", url, headers)
         entry = self.configs.get(request.authority)
         options = self._options(entry)

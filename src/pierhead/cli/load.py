@@ -32,9 +32,7 @@ _DEFAULT_SOCKET = ""
     help="Load into the containerd that listens there, through ctr, and not into the store. Default socket: that of "
     "K3s and RKE2, else /run/containerd/containerd.sock.",
 )
-@click.option(
-    "--namespace", default=NAMESPACE, show_default=True, help="The namespace of containerd that kubelet uses."
-)
+@click.option("--namespace", help=f"In containerd: the namespace. Default: the one that kubelet uses, {NAMESPACE}.")
 @click.option("--pin", is_flag=True, help="In containerd: pinned, named and labelled as K3s does what it imports.")
 @click.option(
     "-j",
@@ -59,8 +57,8 @@ def load(files: tuple[Path, ...], output: str, quiet: bool, **flags: Any) -> int
 
     files, socket = _files_and_socket(files, flags["containerd"])
     name = _name(flags["name"])
-    if flags["pin"] and socket is None:
-        raise UsageError("--pin is for containerd", hint="add --containerd; what is in the store stays there anyway")
+    if socket is None:
+        _refuse_of_containerd(flags)
     quiet = quiet or output == "json"
     opened = _into_store(flags, quiet=quiet) if socket is None else _into_containerd(socket, flags)
     with opened as (target, scratch):
@@ -71,6 +69,14 @@ def load(files: tuple[Path, ...], output: str, quiet: bool, **flags: Any) -> int
         _show(results, quiet=quiet)
     _show_errors(results)
     return exit_code(results)
+
+
+def _refuse_of_containerd(flags: dict[str, Any]) -> None:
+    """Raises `UsageError` about what would be passed over: the images come into the store."""
+    if flags["pin"]:
+        raise UsageError("--pin is for containerd", hint="add --containerd; what is in the store stays there anyway")
+    if flags["namespace"]:
+        raise UsageError("--namespace is for containerd", hint="add --containerd; the store has no namespaces")
 
 
 def _files_and_socket(files: tuple[Path, ...], socket: str | None) -> tuple[tuple[Path, ...], str | None]:
@@ -96,20 +102,17 @@ def _name(text: str | None) -> Reference | None:
 
 @contextmanager
 def _into_store(flags: dict[str, Any], *, quiet: bool) -> Iterator[tuple[Target, Path]]:
-    from pierhead.cli.progress import progress
     from pierhead.layout import LayoutStore
     from pierhead.loading.into import IntoStore
-    from pierhead.transfer import Transfer
 
     store = LayoutStore(flags["root"])
     scratch = store.path / "tmp"
     with store.root.changing():  # a folder that cannot be written is told before the first archive is read
         store.prepare()
         scratch.mkdir(exist_ok=True)
-    jobs = flags["jobs"]
-    with progress(quiet=quiet) as observer, Transfer(jobs, observer, on_cancel=(store.interrupt,)) as transfer:
+    with options.open_transfer(flags, store.interrupt, quiet=quiet) as transfer:
         try:
-            yield IntoStore(store, transfer, at_once=jobs), scratch
+            yield IntoStore(store, transfer, at_once=flags["jobs"]), scratch
         finally:
             store.publish_index()
 
@@ -119,7 +122,7 @@ def _into_containerd(socket: str, flags: dict[str, Any]) -> Iterator[tuple[Targe
     from pierhead.loading.containerd import Containerd
     from pierhead.loading.into import IntoContainerd
 
-    containerd = Containerd(Path(socket.removeprefix("unix://")) if socket else None, flags["namespace"])
+    containerd = Containerd(Path(socket.removeprefix("unix://")) if socket else None, flags["namespace"] or NAMESPACE)
     yield IntoContainerd(containerd, pin=flags["pin"]), None
 
 

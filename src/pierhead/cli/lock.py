@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pierhead.cli import show_error, show_problem
-from pierhead.cli.looking import asking, exit_code, jobs, looking, naming, show_failures
+from pierhead.cli import naming, show_error, show_problem
+from pierhead.cli.attempts import show_failures
+from pierhead.cli.looking import asking, jobs, looking
+from pierhead.cli.options import counted
 from pierhead.errors import ExitCode, PierheadError, UsageError
 
 if TYPE_CHECKING:
     from pierhead.cli.looking import Looking
     from pierhead.locked import Lock, LockedImage
-    from pierhead.oci import Descriptor
     from pierhead.reference import Reference
-    from pierhead.store import Source
-    from pierhead.tree import Tree
 
 _A_LIST = re.compile(r"(?i)-|https?://.*|.*\.(?:txt|list)")  # no image of Docker Hub is called so
 
@@ -76,7 +76,11 @@ def _known(target: Path | None) -> Lock | None:
     """The lock that is there already. Anything else is not replaced: it may be the list."""
     from pierhead.locked import Lock, UnusableLock
 
-    if target is None or not target.exists():
+    if target is None:
+        return None
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no folder {target.parent}")
+    if not target.exists():
         return None
     try:
         return Lock.read(target)
@@ -95,7 +99,7 @@ def _looked_at(
     from pierhead.transfer import each
 
     with looking(flags) as look:
-        references, problems = read_images(images, lists, fetching(look.world, look.transport, look.timeouts))
+        references, problems = read_images(images, lists, fetching(look.world, look.transport, look.network.timeouts))
         for problem in problems:
             show_problem(problem)
         if not references:
@@ -107,33 +111,23 @@ def _looked_at(
         if isinstance(item, PierheadError):
             show_error(naming(str(reference), item))
     locked = [item for item in found if not isinstance(item, PierheadError)]
-    code = exit_code([item if isinstance(item, PierheadError) else None for item in found])
+    code = ExitCode.of_all([item if isinstance(item, PierheadError) else None for item in found])
     return locked, ExitCode.PARTIAL if problems else code
 
 
 def _lock(look: Looking, reference: Reference) -> LockedImage | PierheadError:
+    from pierhead.inspection import read_config
     from pierhead.locked import LockedImage
     from pierhead.tree import read_tree
 
     try:
         remote = look.remote(reference)
         tree = read_tree(remote.manifest, remote.resolve(reference.object))
-        platform = _platform(remote, tree)
+        locked = LockedImage.of(reference, tree, partial(read_config, remote))
     except PierheadError as error:
         return error
     show_failures(remote.attempts)
-    return LockedImage.of(reference, tree, platform)
-
-
-def _platform(source: Source, tree: Tree) -> str:
-    """What an image that is no index is for, as its configuration says; empty for an artifact."""
-    from pierhead.inspection import CONFIG_TYPES, parse_configuration, read_config
-
-    if len(tree.manifests) > 1:
-        return ""
-    configs: list[Descriptor] = [blob for blob in tree.blobs.values() if blob.media_type in CONFIG_TYPES]
-    configuration = parse_configuration(read_config(source, configs[0])) if configs else None
-    return configuration.platform if configuration else ""
+    return locked
 
 
 def _tell(before: Lock | None, after: Lock, target: Path | None) -> None:
@@ -145,6 +139,5 @@ def _tell(before: Lock | None, after: Lock, target: Path | None) -> None:
             click.echo(f"gone   {change.name}  {change.before}", err=True)
         else:
             click.echo(f"moved  {change.name}  {change.before} -> {change.after}", err=True)
-    count = len(after.images)
     where = f" in {target}" if target else ""
-    click.echo(f"locked {count} image{'' if count == 1 else 's'}{where}", err=True)
+    click.echo(f"locked {counted(len(after.images), 'image')}{where}", err=True)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pierhead import __version__
 from pierhead.cli import options, write_json
 from pierhead.errors import ExitCode, PierheadError, UsageError
 
@@ -252,7 +251,7 @@ def _world(flags: Mapping[str, Any], keeping: _Keeping, *, plain: bool) -> World
         return World(None, CredentialSources(os.environ, Path.home()), own_registry)
     from pierhead.cli.world import read_world
 
-    return read_world(file or flags["private_registry"], own_registry=own_registry)
+    return replace(read_world(file or flags["private_registry"]), own_registry=own_registry)
 
 
 def _try(world: World, registry: str, credential: Credential, flags: Mapping[str, Any]) -> bool:
@@ -261,7 +260,7 @@ def _try(world: World, registry: str, credential: Credential, flags: Mapping[str
 
     route = _route(world, registry)
     with options.open_transport(flags["trace"]) as transport:
-        terms = Terms(transport, options.timeouts_of(flags), time.monotonic, f"pierhead/{__version__}")
+        terms = Terms(transport, options.timeouts_of(flags), time.monotonic, options.USER_AGENT)
         visited = visit(Named(route), lambda host: credential if host == route.host else None, terms)
     if not visited.works:
         raise LoginRefused(route.host, visited.cause, visited.exit_code, hint=visited.hint)
@@ -284,15 +283,13 @@ def _route(world: World, registry: str) -> Route:
     """The way to the registry itself: as the endpoint that it is, else as images' own registry; by the flags."""
     from pierhead.login.registries_file import key_of
     from pierhead.probe.named import named_places
-    from pierhead.routing import own_route
 
-    route = None
     if world.hosts is not None:
         hosts = {registry, key_of(world.hosts.config, registry)[0]}
         named = (item.route for item in named_places(world.hosts) if item.what == "endpoint")
-        route = next((route for route in named if route.host in hosts), None)
-    route = route or own_route(world.plan(_nothing_of(registry)))
-    return world.own_registry.applied(replace(route, kind="default"))
+        if (route := next((route for route in named if route.host in hosts), None)) is not None:
+            return world.own_registry.onto(replace(route, kind="default"))
+    return replace(world.own_route(_nothing_of(registry)), kind="default")
 
 
 def _nothing_of(registry: str) -> Reference:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
@@ -17,10 +18,13 @@ from pierhead.errors import UsageError
 if TYPE_CHECKING:
     from pierhead.auth import Credential
     from pierhead.cli.world import World
+    from pierhead.client import Network
     from pierhead.config.versions import K3sVersion
-    from pierhead.rate import Rate
+    from pierhead.oci import Platform
+    from pierhead.push import Pusher
     from pierhead.routing import OwnRegistry
-    from pierhead.transport import CurlTransport, Timeouts
+    from pierhead.transfer import Transfer
+    from pierhead.transport import CurlTransport, Timeouts, Transport
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,6 +109,11 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.3g}TB"
 
 
+def counted(number: int, what: str) -> str:
+    """So many of something: 1 image, 2 images."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 # ── the image's own registry, and the wire ───────────────────────────────────────────────────────────────────────
 
 
@@ -187,14 +196,24 @@ def read_world_of(flags: Mapping[str, Any], side: str = "") -> World:
     """The world that the shared options describe, as one side of a copy sees it."""
     from pierhead.cli.world import read_world
 
-    own_registry, flag = registry_of(flags, side)
-    return read_world(
+    own = registry_of(flags, side)
+    world = read_world(
         flags["private_registry"],
         disable_default_registry_endpoint=flags["disable_default_registry_endpoint"],
         embedded_registry=flags["embedded_registry"],
-        own_registry=own_registry,
-        flag=flag,
     )
+    return _with_own(world, own)
+
+
+def read_worlds_of(flags: Mapping[str, Any]) -> tuple[World, World]:
+    """The world as the source and as the destination of a copy see it; registries.yaml is read once."""
+    destination = registry_of(flags, "dest")
+    world = read_world_of(flags, "src")
+    return world, _with_own(world, destination)
+
+
+def _with_own(world: World, own: tuple[OwnRegistry, Credential | None]) -> World:
+    return replace(world, own_registry=own[0], flag=own[1])
 
 
 def registry_of(flags: Mapping[str, Any], side: str = "") -> tuple[OwnRegistry, Credential | None]:
@@ -228,6 +247,7 @@ _OF_A_REGISTRY = ("creds", "password_stdin", "ca_file", "cert_file", "key_file",
 # ── moving ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 JOBS = 4
+USER_AGENT = f"pierhead/{__version__}"
 
 
 def transfers(command: F) -> F:
@@ -266,11 +286,43 @@ def _bytes_per_second(_context: click.Context, _parameter: click.Parameter, text
     return float(int(number[:18]) * _UNITS[unit])
 
 
-def rate_of(flags: Mapping[str, Any]) -> Rate | None:
-    """The limit of --limit-rate."""
+@contextmanager
+def open_transfer(flags: Mapping[str, Any], *stops: Callable[[], object], quiet: bool) -> Iterator[Transfer]:
+    """The workers that move blobs: so many, so fast, shown unless `quiet`; being interrupted calls all of `stops`."""
+    from pierhead.cli.progress import progress
     from pierhead.rate import Rate
+    from pierhead.transfer import Transfer
 
-    return Rate(flags["limit_rate"]) if flags["limit_rate"] else None
+    rate = Rate(flags["limit_rate"]) if flags.get("limit_rate") else None
+    with progress(quiet=quiet) as observer, Transfer(flags["jobs"], observer, rate=rate, on_cancel=stops) as transfer:
+        yield transfer
+
+
+def chosen_platforms(names: Sequence[str]) -> tuple[Platform, ...] | None:
+    """The platforms of --platform: () for `all`, None if nothing is said. Raises `UsageError`, `InvalidPlatform`."""
+    from pierhead.oci import Platform
+
+    if "all" in names and len(names) > 1:
+        raise UsageError("--platform all leaves nothing to add", hint="give either `all` or platforms")
+    if not names or "all" in names:
+        return () if names else None
+    return tuple(dict.fromkeys(map(Platform.parse, names)))
+
+
+def pusher_of(transport: Transport, transfer: Transfer, flags: Mapping[str, Any]) -> Pusher:
+    """How registries are written to, as long as the transfer is not cancelled."""
+    from pierhead.push import Pusher
+
+    return Pusher(transport, timeouts_of(flags), user_agent=USER_AGENT, wait=transfer.pause)
+
+
+def network_of(transport: Transport, flags: Mapping[str, Any]) -> Network:
+    """How registries are asked, with a memory of its own of who is down."""
+    import time
+
+    from pierhead.client import Network
+
+    return Network(transport, timeouts_of(flags), USER_AGENT, time.monotonic)
 
 
 @contextmanager
@@ -289,7 +341,7 @@ def open_transport(trace: str | None) -> Iterator[CurlTransport]:
                 print(json.dumps(exchange.to_json()), file=file, flush=True)
 
         transport = CurlTransport(
-            user_agent=f"pierhead/{__version__}",
+            user_agent=USER_AGENT,
             environment=os.environ,
             on_exchange=on_exchange if trace else None,
         )

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pierhead.cli import options, problem_json, show_error, show_problem, write_json
-from pierhead.cli.attempts import attempt_json, failures, served_by
+from pierhead.cli import naming, options, problem_json, show_error, show_problem, write_json
+from pierhead.cli.attempts import attempt_json, served_by, show_failures
 from pierhead.cli.lists import LISTS, read_images
 from pierhead.cli.pulling import LOCKED, PLATFORMS, pulling
-from pierhead.errors import ExitCode, PierheadError, UsageError
+from pierhead.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pierhead.pull import Pulled
-    from pierhead.reference import Reference
     from pierhead.transfer import Copied
 
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 @options.own_registry
 @options.timeouts
 @options.OUTPUT
-def pull(images: tuple[str, ...], lists: tuple[str, ...], output: str, quiet: bool, jobs: int, **flags: Any) -> int:
+def pull(images: tuple[str, ...], lists: tuple[str, ...], output: str, quiet: bool, **flags: Any) -> int:
     """Pull images the way K3s would, by registries.yaml.
 
     Every image is asked for at each place containerd would try, in order, and stored under its original name. What was
@@ -42,7 +41,7 @@ def pull(images: tuple[str, ...], lists: tuple[str, ...], output: str, quiet: bo
 
     if not images and not lists:
         raise UsageError("there is nothing to pull", hint="name images, or a list of them with --images")
-    with pulling(flags, jobs=jobs, quiet=quiet or output == "json") as brought:
+    with pulling(flags, quiet=quiet or output == "json") as brought:
         references, unread = read_images(images, lists, brought.fetch)
         for problem in unread:
             show_problem(problem)
@@ -66,14 +65,7 @@ def _report(results: Sequence[Pulled], output: str, *, quiet: bool) -> None:
         show_problem(problem)
     for result in results:
         if result.error:
-            show_error(_naming(result.reference, result.error))
-
-
-def _naming(reference: Reference, error: PierheadError) -> PierheadError:
-    """The error of one image among several: it says which."""
-    if str(reference) in error.message:
-        return error
-    return PierheadError(f"{reference}: {error}", hint=error.hint)
+            show_error(naming(str(result.reference), result.error))
 
 
 def _show(results: Sequence[Pulled], *, quiet: bool) -> None:
@@ -82,8 +74,7 @@ def _show(results: Sequence[Pulled], *, quiet: bool) -> None:
         if result.copied is None or result.route is None:
             continue
         if not quiet:
-            for attempt in failures(result.attempts):
-                click.echo(f"not from {attempt.place}: {attempt.cause}", err=True)
+            show_failures(result.attempts)
         copied, place = result.copied, served_by(result.attempts, result.route)
         click.echo(f"{result.reference}  {copied.descriptor.digest}  from {place}  {_amount(copied)}")
 

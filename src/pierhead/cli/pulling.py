@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pierhead import __version__
 from pierhead.cli import options
-from pierhead.errors import PierheadError, UsageError
+from pierhead.errors import PierheadError
 
 if TYPE_CHECKING:
     from pierhead.image_list import Fetch
@@ -50,35 +49,32 @@ class Pulling:
     guard: Guard | None
     _puller: Puller
     _transfer: Transfer
-    _jobs: int
+    _at_once: int
 
     def pull(self, references: Sequence[Reference]) -> tuple[list[Pulled], PierheadError | None]:
         """What became of each image, and why index.json could not be written; it is, after an interrupt too."""
         try:
-            results = self._puller.pull(references, self._transfer, at_once=self._jobs)
+            results = self._puller.pull(references, self._transfer, at_once=self._at_once)
         finally:
             unpublished = _publish(self.store)
         return results, unpublished
 
 
 @contextmanager
-def pulling(flags: Mapping[str, Any], *, jobs: int, quiet: bool) -> Iterator[Pulling]:
+def pulling(flags: Mapping[str, Any], *, quiet: bool) -> Iterator[Pulling]:
     """What the shared options describe; `quiet`: without progress."""
     from pierhead.cli.lists import fetching
-    from pierhead.cli.progress import progress
     from pierhead.layout import LayoutStore
+    from pierhead.oci import Platform
     from pierhead.pull import Puller
-    from pierhead.transfer import Transfer
 
-    platforms, guard = platforms_of(flags["platforms"]), _guard(flags["locked"])
+    chosen, guard = options.chosen_platforms(flags["platforms"]), guard_of(flags["locked"])
+    platforms = (Platform.here(),) if chosen is None else chosen
     world, timeouts = options.read_world_of(flags), options.timeouts_of(flags)
     store = LayoutStore(flags["root"])
     with (
         options.open_transport(flags["trace"]) as transport,
-        progress(quiet=quiet) as observer,
-        Transfer(
-            jobs, observer, rate=options.rate_of(flags), on_cancel=(transport.interrupt, store.interrupt)
-        ) as transfer,
+        options.open_transfer(flags, transport.interrupt, store.interrupt, quiet=quiet) as transfer,
     ):
         puller = Puller(
             world.plan,
@@ -87,24 +83,13 @@ def pulling(flags: Mapping[str, Any], *, jobs: int, quiet: bool) -> Iterator[Pul
             store,
             timeouts,
             platforms,
-            user_agent=f"pierhead/{__version__}",
+            user_agent=options.USER_AGENT,
             guard=guard,
         )
-        yield Pulling(store, fetching(world, transport, timeouts), platforms, guard, puller, transfer, jobs)
+        yield Pulling(store, fetching(world, transport, timeouts), platforms, guard, puller, transfer, flags["jobs"])
 
 
-def platforms_of(names: Sequence[str]) -> tuple[Platform, ...]:
-    """The platforms of --platform; none of them for all. Raises `UsageError`, `InvalidPlatform`."""
-    from pierhead.oci import Platform
-
-    if "all" in names:
-        if len(names) > 1:
-            raise UsageError("--platform all leaves nothing to add", hint="give either `all` or platforms")
-        return ()
-    return tuple(dict.fromkeys(map(Platform.parse, names))) or (Platform.here(),)
-
-
-def _guard(file: Path | None) -> Guard | None:
+def guard_of(file: Path | None) -> Guard | None:
     """What lets through only what was locked."""
     if file is None:
         return None

@@ -23,7 +23,7 @@ from pierhead.errors import UsageError
 @options.destination_registry
 @options.timeouts
 @options.OUTPUT
-def push(image: str, destination: str | None, root: Path, output: str, quiet: bool, jobs: int, **flags: Any) -> None:
+def push(image: str, destination: str | None, root: Path, output: str, quiet: bool, **flags: Any) -> None:
     """Put an image of the store into a registry.
 
     IMAGE goes to the registry of its own name, or under the name DESTINATION; never to a mirror. registries.yaml says
@@ -40,6 +40,6 @@ def push(image: str, destination: str | None, root: Path, output: str, quiet: bo
         raise UsageError(f"{target} is no registry", hint="`pierhead copy` and `pierhead save` write files")
     world = options.read_world_of(flags, "dest")
     errand = Errand(str(place), lambda: nullcontext(open_stored(root, place)), target, wanted_of(flags), world)
-    with reaching(flags, jobs=jobs, quiet=quiet or output == "json") as reach:
+    with reaching(flags, quiet=quiet or output == "json") as reach:
         outcome = errand.run(reach)
     show(outcome, output, quiet=quiet)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from pierhead.cli import options, problem_json, show_error, show_problem, write_json
-from pierhead.cli.attempts import failures, served_by
+from pierhead.cli import naming, options, problem_json, show_error, show_problem, write_json
+from pierhead.cli.attempts import served_by, show_failures
 from pierhead.cli.lists import LISTS, read_images
-from pierhead.cli.looking import exit_code, naming
 from pierhead.cli.pulling import LOCKED, PLATFORMS, Pulling, pulling
 from pierhead.errors import ExitCode, PierheadError, Problem, UsageError
 
@@ -102,7 +101,7 @@ def save(images: tuple[str, ...], lists: tuple[str, ...], **flags: Any) -> int:
     target, quiet = _target(flags), flags.pop("quiet") or flags["as_json"]
     if not images and not lists:
         raise UsageError("there is nothing to save", hint="name images, or a list of them with --images")
-    with pulling(flags, jobs=flags["jobs"], quiet=quiet) as brought:
+    with pulling(flags, quiet=quiet) as brought:
         references, unread = read_images(images, lists, brought.fetch)
         for problem in unread:
             show_problem(problem)
@@ -113,7 +112,7 @@ def save(images: tuple[str, ...], lists: tuple[str, ...], **flags: Any) -> int:
         taken, unpublished = _take(brought, references)
     _show_trouble(taken, unpublished, quiet=quiet)
     packed = [image.packed for image in taken if image.packed]
-    code = ExitCode.PARTIAL if unread else exit_code([image.error for image in taken])
+    code = ExitCode.PARTIAL if unread else ExitCode.of_all([image.error for image in taken])
     written = None
     if code is ExitCode.DONE or (flags["partial"] and packed):
         written = _write(target, packed)
@@ -222,7 +221,7 @@ def _stored(brought: Pulling, reference: Reference, pulled: Pulled | None = None
     from pierhead.store import NotFound, RepositoryName
     from pierhead.tree import read_tree
 
-    repository = brought.store.repository(RepositoryName(reference.repository, reference.registry))
+    repository = brought.store.repository(RepositoryName.of(reference))
     whole = brought.guard(reference, repository) if brought.guard else repository
     source, platforms = chosen(whole, brought.platforms)
     tree = read_tree(source.manifest, source.resolve(reference.object), platforms)
@@ -248,22 +247,14 @@ def _write(target: Target, packed: Sequence[Packed]) -> tuple[Written, int]:
 
 @contextmanager
 def _opened(target: Target) -> Iterator[Write]:
-    from pierhead.files import replacing
+    from pierhead.files import whole_file
 
     if target.is_stdout:
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return
-    path = Path(target.file)
-    try:
-        with replacing(path) as write:
-            yield write
-    except OSError as error:
-        if error.filename is not None and Path(error.filename).parent != path.resolve().parent:
-            raise  # not of this file: one of the store
-        raise PierheadError(
-            f"cannot write {target.file}: {error.strerror or error}", hint="what was there before is as it was"
-        ) from error
+    with whole_file(Path(target.file)) as write:
+        yield write
 
 
 class _Counted:
@@ -284,8 +275,8 @@ class _Counted:
 def _show_trouble(taken: Sequence[Taken], unpublished: PierheadError | None, *, quiet: bool) -> None:
     """Where images did not come from, what is odd, and what could not be had."""
     results = [image.pulled for image in taken if image.pulled]
-    for attempt in [] if quiet else [attempt for result in results for attempt in failures(result.attempts)]:
-        click.echo(f"not from {attempt.place}: {attempt.cause}", err=True)
+    for result in [] if quiet else results:
+        show_failures(result.attempts)
     for problem in dict.fromkeys(problem for result in results for problem in result.problems):
         show_problem(problem)
     for image in taken:
@@ -306,12 +297,9 @@ def _report(target: Target, taken: Sequence[Taken], written: tuple[Written, int]
         click.echo("  ".join(word for word in words if word), err=target.is_stdout)
     count = len([image for image in taken if image.packed])
     where = "standard output" if target.is_stdout else target.file
-    what = f"{_plural(count, 'image')}, {_plural(inside.blobs, 'blob')} of {options.size_text(inside.blob_bytes)}"
+    blobs = f"{options.counted(inside.blobs, 'blob')} of {options.size_text(inside.blob_bytes)}"
+    what = f"{options.counted(count, 'image')}, {blobs}"
     click.echo(f"wrote {where}: {what} in {options.size_text(size_bytes)}", err=target.is_stdout)
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _place(image: Taken) -> str:

@@ -40,8 +40,7 @@ class World:
 
     def own_route(self, reference: Reference) -> Route:
         """The way to the image's own registry itself; what flags say of it holds however registries.yaml names it."""
-        route = own_route(self.plan(reference))
-        return route if route.kind == "default" else self.own_registry.onto(route)
+        return own_route(reference, self.hosts, self.own_registry)
 
     def lookup(self, reference: Reference) -> Lookup:
         """Whose credentials are used, by the host that challenges.
@@ -53,17 +52,18 @@ class World:
         def flag(host: str) -> Credential | None:
             return self.flag if host in own else None
 
-        def configs(host: str) -> Credential | None:
-            if self.hosts is None:
-                return None
-            from pierhead.config.k3s import auth_for
-
-            return from_registries(auth_for(self.hosts.config, host, self.hosts.behaviour))
-
         def elsewhere(host: str) -> Credential | None:
             return self.sources.lookup(host, reference.repository)
 
-        return chain(flag, configs, elsewhere)
+        return chain(flag, self.configured, elsewhere)
+
+    def configured(self, host: str) -> Credential | None:
+        """Whom `configs` of registries.yaml has for a host that challenges: all that a node knows."""
+        if self.hosts is None:
+            return None
+        from pierhead.config.k3s import auth_for
+
+        return from_registries(auth_for(self.hosts.config, host, self.hosts.behaviour))
 
     def problems(self, plan: Plan) -> tuple[Problem, ...]:
         """What a person should know about this plan: what is wrong with its mirror, or with the file as a whole."""
@@ -101,8 +101,6 @@ def read_world(
     *,
     disable_default_registry_endpoint: bool = False,
     embedded_registry: str | None = None,
-    own_registry: OwnRegistry = OwnRegistry(),
-    flag: Credential | None = None,
     k3s_version: K3sVersion | None = None,
 ) -> World:
     """The world of a command, as that release of K3s makes it, else the current one.
@@ -115,7 +113,7 @@ def read_world(
         config = read_config(file)
         flags = flags_for(config, disable_default_registry_endpoint, embedded_registry)
         hosts = _hosts(config, flags, k3s_version)
-    return World(hosts, CredentialSources(os.environ, Path.home()), own_registry, flag)
+    return World(hosts, CredentialSources(os.environ, Path.home()))
 
 
 def flags_for(config: RegistriesConfig, disable_default_endpoint: bool, embedded_registry: str | None) -> k3s.Flags:

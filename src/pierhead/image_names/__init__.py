@@ -27,6 +27,8 @@ _PLACEHOLDER: Final = re.compile(r"\{\{|\$\{|\$\(|<%|\$[A-Z_]{2}")
 _LIKELY_KEY: Final = re.compile(r"(?:[A-Za-z0-9]Image|IMAGE|[_-]image)\Z|\ARELATED_IMAGE_.")
 _NESTED_KEYS: Final = ("values", "valuesContent")  # of Argo CD's applications, of K3s' HelmCharts
 _NESTED_SUFFIXES: Final = (".yaml", ".yml", ".json")  # of a ConfigMap
+_ARGUMENT: Final = re.compile(r"--?([A-Za-z0-9][\w.-]*)=(\S+)")
+_IMAGE_FLAG: Final = re.compile(r"(?i)image\Z")
 _CONTAINERS: Final = frozenset({"containers", "initContainers", "ephemeralContainers"})
 
 
@@ -145,6 +147,8 @@ class _Search:
             return self._parts(looked)
         if key == "images" and looked.value.kind == "sequence":
             self._listed(looked)
+        if key in ("command", "args") and looked.in_container and looked.value.kind == "sequence":
+            self._arguments(looked)
         if value.kind == "mapping" and value.get("repository") and (value.get("tag") or value.get("digest")):
             return self._parts(looked)
         if looked.is_nested:
@@ -235,6 +239,22 @@ class _Search:
                 self._placeholder(value.span)
             else:
                 self._scalar(looked)
+
+    def _arguments(self, looked: _Looked) -> None:
+        """What a container is told of images that it will ask for itself: `--acme-http01-solver-image=NAME`."""
+        for number, item in enumerate(looked.value.children):
+            argument = _ARGUMENT.fullmatch(item.value) if len(item.value) <= TEXT_LIMIT_CHARS else None
+            if argument is not None and _is_whole(argument[2]):
+                here = replace(looked, value=item, path=Path(looked.path, number))
+                self._argument(argument[1], argument[2], here)
+
+    def _argument(self, name: str, text: str, looked: _Looked) -> None:
+        """Under any other name than one of an image it may be a server's `host:port`: only a full name is told."""
+        if _IMAGE_FLAG.search(name):
+            self._add(text, looked, strict=False)
+        elif text.startswith(f"{Reference.parse(text).registry}/"):
+            message = f"the argument {name} may be an image: {text!r} is left out"
+            self._tell("likely-image", "note", message, looked.value.span)
 
     def _note_global_registry(self, root: Node) -> None:
         settings = root.get("global")

@@ -94,10 +94,7 @@ def load(
 
 def exit_code(results: Sequence[Loaded]) -> ExitCode:
     """How a run with these results ends: of one image its own code, of several PARTIAL if any failed."""
-    codes = [result.error.exit_code for result in results if result.error]
-    if not codes:
-        return ExitCode.DONE
-    return codes[0] if len(results) == 1 else ExitCode.PARTIAL
+    return ExitCode.of_all([result.error for result in results])
 
 
 def _load(file: Path, target: Target, name: Reference | None, scratch: Path | None) -> list[Loaded]:

@@ -32,12 +32,13 @@ class IntoStore:
         self._at_once = at_once
 
     def take(self, content: Source, items: Sequence[Item]) -> list[Outcome]:
-        return each(items, partial(self._take, content), at_once=self._at_once, stop=self._transfer.cancel)
+        with self._store.lease():
+            return each(items, partial(self._take, content), at_once=self._at_once, stop=self._transfer.cancel)
 
     def _take(self, content: Source, item: Item) -> Outcome:
         reference = item.reference
         try:
-            sink = self._store.repository(RepositoryName(reference.repository, reference.registry))
+            sink = self._store.repository(RepositoryName.of(reference))
             digest, names = str(item.descriptor.digest), (reference.object,)
             return self._transfer.copy(content, sink, digest, item.present.platforms, names=names)
         except Interrupted:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from pierhead.ask import Memory, Patience, ask, carry_out
+from pierhead.ask import Manner, Memory, ask, carry_out
 from pierhead.body import BodyTooLarge, BytesBlob, read_all
 from pierhead.errors import ExitCode, PierheadError
 from pierhead.redirect import redirected
@@ -22,9 +22,9 @@ from pierhead.wire import ERROR_BODY_LIMIT_BYTES, Headers, Request, Response, pa
 
 AGAIN: Final = frozenset({500, 502, 503, 504})
 # About 18 s: a registry that served us and refuses connections now is being restarted. An error 500 may be for good.
-PERSISTENT: Final = Patience(attempts=8, statuses=AGAIN, status_attempts=4)
+PERSISTENT: Final = Manner(attempts=8, statuses=AGAIN, status_attempts=4)
 # A body that comes as it is sent is repeated by whoever has it. To check a large blob takes a registry its time.
-STREAMING: Final = Patience(repeats=False, answer_seconds=300.0)
+STREAMING: Final = Manner(repeats=False, answer_seconds=300.0)
 MOUNTS_REFUSED_LIMIT: Final = 2  # in a row: then this registry does not mount
 HOLDERS_LIMIT: Final = 4  # repositories remembered for one blob
 CHUNKS_BYTES: Final = (8 * 1024 * 1024, 1024 * 1024, 256 * 1024)
@@ -119,15 +119,9 @@ class Place:
         """For people."""
         return f"{self.route.host}/{self.repository}"
 
-    def send(
-        self,
-        request: Request,
-        *,
-        patience: Patience = PERSISTENT,
-        scopes: tuple[str, ...] = (),
-    ) -> Response:
+    def send(self, request: Request, *, manner: Manner = PERSISTENT) -> Response:
         """The answer that stands; raises `TransportError`, `AuthorizationFailed`, `BadCredential`, `GivenUp`."""
-        steps = ask(self.memory, self.route, request, last_route=True, scopes=scopes, patience=patience)
+        steps = ask(self.memory, self.route, request, last_route=True, manner=manner)
         return carry_out(steps, self.transport, self.wait)
 
     def get(self, method: str, url: str, *headers: tuple[str, str]) -> Response:
@@ -144,7 +138,8 @@ class Place:
         if digest and mounted_from:
             url += f"?mount={quote(str(digest), safe='')}&from={quote(mounted_from, safe='')}"
             scopes += (f"repository:{mounted_from}:pull",)
-        with self.send(Request("POST", url, body=BytesBlob(b"")), scopes=scopes) as response:
+        request, manner = Request("POST", url, body=BytesBlob(b"")), replace(PERSISTENT, scopes=scopes)
+        with self.send(request, manner=manner) as response:
             if response.status == 201 and mounted_from:
                 return Begun(mounted=True)
             if response.status != 202:

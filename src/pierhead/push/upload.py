@@ -293,7 +293,7 @@ class RemoteUpload:
         self._unsure = True
         try:
             request = Request("PUT" if last else "PATCH", url, Headers(headers), blob)
-            with self._place.send(request, patience=STREAMING) as response:
+            with self._place.send(request, manner=STREAMING) as response:
                 self._unsure = False
                 self._answered(response, size, last=last)
         except TransportError as error:
@@ -411,7 +411,7 @@ class RemoteUpload:
         self._forget()
         if url:
             with suppress(PierheadError):
-                self._place.send(Request("DELETE", url), patience=STREAMING).body.close()
+                self._place.send(Request("DELETE", url), manner=STREAMING).body.close()
 
     def _forget(self) -> None:
         self._url, self._sent, self._given, self._unsure = "", 0, 0, False

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Final, Literal, get_args
 
 from pierhead.errors import Problem, Span, UsageError
+from pierhead.redact import safe_url
 from pierhead.reference import Reference
 from pierhead.routing import AppliedRewrite, Plan, Route, is_named
 from pierhead.store import InvalidName, RepositoryName
@@ -109,7 +110,7 @@ def check_endpoints(to: Sequence[str], mapped: Sequence[Mapped], known: Sequence
         more = f" and {len(known) - KNOWN_SHOWN} more" if len(known) > KNOWN_SHOWN else ""
         listed = ", ".join(known[:KNOWN_SHOWN]) + more if known else "none"
         meant = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"{endpoint!r} is no endpoint of registries.yaml", hint=f"{meant}it has: {listed}")
+        raise UsageError(f"{safe_url(endpoint)!r} is no endpoint of registries.yaml", hint=f"{meant}it has: {listed}")
 
 
 def _forms(written: str) -> tuple[str, ...]:

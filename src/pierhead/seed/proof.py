@@ -5,20 +5,19 @@ A node has registries.yaml and nothing else: neither the credentials that were u
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pierhead.client import Network
 from pierhead.errors import PierheadError
-from pierhead.oci import Descriptor, Platform, parse_manifest
+from pierhead.oci import Platform
 from pierhead.reference import Digest, Reference
 from pierhead.routing import Plan, Route
 from pierhead.seed.mapping import Target
-from pierhead.seed.sources import Network
 from pierhead.transfer import Interrupted
-from pierhead.tree import Part, Tree, parts
+from pierhead.tree import Part, Read, Tree, parts
 
 if TYPE_CHECKING:
     from pierhead.auth import Lookup
@@ -74,33 +73,11 @@ class Prover:
 # ── for which processors ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def platforms_of(tree: Tree, config: Callable[[Descriptor], bytes]) -> tuple[Part, ...]:
+def platforms_of(tree: Tree, config: Read) -> tuple[Part, ...]:
     """The platforms of an image; of one that is no index what its configuration says, if it can be read."""
-    found = parts(tree)
-    if found[0].platform is not None:
-        return found
-    return tuple(Part(_configured(tree, config), part.digest, part.size_bytes) for part in found)
-
-
-def _configured(tree: Tree, config: Callable[[Descriptor], bytes]) -> Platform | None:
-    descriptor = _config(tree)
     with suppress(PierheadError):
-        return _platform(config(descriptor)) if descriptor else None
-    return None
-
-
-def _config(tree: Tree) -> Descriptor | None:
-    descriptor, raw = tree.manifests[tree.top.digest]
-    config = getattr(parse_manifest(raw, descriptor.media_type), "config", None)
-    return config if isinstance(config, Descriptor) else None
-
-
-def _platform(raw: bytes) -> Platform | None:
-    try:
-        value = json.loads(raw)
-        return Platform.of(value["os"], value["architecture"], value.get("variant") or "")
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        return None
+        return parts(tree, config)
+    return parts(tree)
 
 
 @dataclass(frozen=True, slots=True)

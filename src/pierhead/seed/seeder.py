@@ -16,13 +16,13 @@ from pierhead.chosen import chosen
 from pierhead.errors import ExitCode, PierheadError, Problem
 from pierhead.oci import Descriptor, Platform
 from pierhead.reference import Digest, Reference
-from pierhead.referrers import copy_referrers
+from pierhead.referrers import CopiedReferrers, copy_referrers, list_subjects
 from pierhead.routing import Route
 from pierhead.seed.mapping import REMEDIES, Mapped, Target
 from pierhead.seed.proof import Coverage, Prover, coverage, platforms_of
 from pierhead.seed.sources import Origin, Preferred, Told
 from pierhead.store import NotFound, Sink, Source
-from pierhead.transfer import Copied, Interrupted, Transfer, each
+from pierhead.transfer import Interrupted, Transfer, each
 from pierhead.tree import Part, Tree
 
 IMAGES_LIMIT: Final = 32  # at once; more would only wait for each other
@@ -48,7 +48,8 @@ class Destination(Sink, Protocol):
 class Put:
     """What became of one image at one of its places. "present": nothing had to be written.
 
-    `replaced` is what the name pointed to before; `served` the route by which a node gets it, once that is proved.
+    `replaced` is what the name pointed to before; `skipped` what refers to the image and did not come along, and why;
+    `served` the route by which a node gets it, once that is proved.
     """
 
     target: Target
@@ -58,6 +59,7 @@ class Put:
     seconds: float = 0.0
     replaced: Digest | None = None
     referrers: int = 0
+    skipped: tuple[tuple[Digest, str], ...] = ()
     served: Route | None = None
     error: PierheadError | None = None
 
@@ -104,7 +106,7 @@ class Seeder:
     into: Callable[[Target], Destination]
     prover: Prover | None = None
     platforms: Sequence[Platform] = ()
-    guard: Callable[[Reference, Source], Source] = lambda _, source: source
+    guard: Callable[[Reference, Source], Source] | None = None
     referrers: bool = False
     clock: Callable[[], float] = field(default=time.monotonic)
 
@@ -141,7 +143,7 @@ class Seeder:
         return replace(made, place=place, told=tuple(source.told), seconds=self.clock() - started)
 
     def _image(self, reference: Reference, source: Preferred) -> _Image:
-        guarded = self.guard(reference, source)
+        guarded = self.guard(reference, source) if self.guard else source
         if reference.digest:  # which must stay what it is: an index is copied without what was not chosen
             return _Image(source, guarded, tuple(self.platforms))
         return _Image(source, *chosen(guarded, self.platforms))
@@ -173,8 +175,10 @@ class Seeder:
         names = [name for name, found in known.items() if found != descriptor.digest]
         own = target.plan.reference.object
         copied = [transfer.copy(image.source, sink, own, image.platforms, names=names, on_tree=image.keep)]
-        if self.referrers:
-            copied += image.copy_referrers(transfer, sink)
+        if image.tree is not None:
+            list_subjects(sink, image.tree)
+        came = image.copy_referrers(transfer, sink) if self.referrers else CopiedReferrers()
+        copied += [one for _, one in came.copied]
         sent_bytes = sum(one.fetched_bytes for one in copied)
         return Put(
             target,
@@ -182,7 +186,8 @@ class Seeder:
             sent_bytes,
             sum(one.reused_bytes for one in copied),
             replaced=known[target.names[0]] if target.names[0] in names else None,
-            referrers=len(copied) - 1,
+            referrers=len(came.copied),
+            skipped=tuple((referrer.descriptor.digest, reason) for referrer, reason in came.skipped),
         )
 
     def _prove(self, prover: Prover, transfer: Transfer, seeded: Seeded) -> Seeded:
@@ -211,12 +216,11 @@ class _Image:
     def keep(self, tree: Tree) -> None:
         self.tree = tree
 
-    def copy_referrers(self, transfer: Transfer, sink: Destination) -> list[Copied]:
+    def copy_referrers(self, transfer: Transfer, sink: Destination) -> CopiedReferrers:
         """What refers to any manifest of the image, where that came from."""
         assert self.tree is not None
         assert self.preferred.offer is not None
-        found = copy_referrers(transfer, self.preferred.offer.source, sink, self.tree.manifests)
-        return [copied for _, copied in found.copied]
+        return copy_referrers(transfer, self.preferred.offer.source, sink, self.tree.manifests)
 
 
 def _resolved(sink: Destination, name: str) -> Digest | None:
@@ -239,12 +243,9 @@ def _proved(prover: Prover, transfer: Transfer, put: Put, digest: Digest) -> Put
 
 def exit_code(results: Sequence[Seeded], *, also_failed: bool = False) -> ExitCode:
     """How seeding ends: of one image its own code, of several PARTIAL if any failed, or a line of the list did."""
-    failed = [result for result in results if result.errors]
-    if not failed and not also_failed:
-        return ExitCode.DONE
-    if len(results) == 1 and not also_failed:
-        return failed[0].errors[0].exit_code
-    return ExitCode.PARTIAL
+    if also_failed:
+        return ExitCode.PARTIAL
+    return ExitCode.of_all([result.errors[0] if result.errors else None for result in results])
 
 
 # ── all of them ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -252,7 +253,10 @@ def exit_code(results: Sequence[Seeded], *, also_failed: bool = False) -> ExitCo
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of a list of `images`; `ready` are those that every node gets, `proved`: it was looked at."""
+    """What became of a list of `images`; `ready` are those that every node gets, `proved`: it was looked at.
+
+    `unread` lines of the list name no image, so nobody knows what they stand for.
+    """
 
     images: int
     seeded: int
@@ -262,16 +266,24 @@ class Summary:
     sent_bytes: int
     ready: int
     proved: bool
+    unread: int
     platforms: tuple[Coverage, ...]
 
     @property
     def is_ready(self) -> bool:
         """Whether the nodes can do without the internet for these images."""
-        return self.proved and self.ready == self.images
+        return self.proved and self.ready == self.images and not self.unread
 
 
-def summary(results: Sequence[Seeded], mapped: Sequence[Mapped], wanted: Sequence[Platform] = ()) -> Summary:
-    """The numbers; `wanted` are the platforms that were asked for."""
+def summary(
+    results: Sequence[Seeded],
+    mapped: Sequence[Mapped],
+    wanted: Sequence[Platform] = (),
+    *,
+    proved: bool = True,
+    unread: int = 0,
+) -> Summary:
+    """The numbers; `wanted` are the platforms that were asked for, `proved`: a node's view was to be looked at."""
     outcomes = [result.outcome for result in results]
     ready = [result for result in results if result.puts and all(put.served for put in result.puts)]
     offered = [(str(item.mapped.wanted), [part.platform for part in item.parts if part.platform]) for item in ready]
@@ -283,6 +295,7 @@ def summary(results: Sequence[Seeded], mapped: Sequence[Mapped], wanted: Sequenc
         left_out=len(mapped) - len(results),
         sent_bytes=sum(put.sent_bytes for result in results for put in result.puts),
         ready=len(ready),
-        proved=any(put.served or put.error for result in results for put in result.puts),
+        proved=proved,
+        unread=unread,
         platforms=tuple(coverage(offered, wanted)),
     )

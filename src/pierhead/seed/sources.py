@@ -9,13 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pierhead.ask import Hosts, Memory
 from pierhead.body import Blob, Buffer, Write, read_all
-from pierhead.client import Remote
+from pierhead.client import Network
 from pierhead.errors import FLAGS, ExitCode, PierheadError, Span, UsageError
 from pierhead.oci import CONFIG_TYPES, Descriptor
 from pierhead.redact import safe_url, without_userinfo
@@ -23,7 +22,6 @@ from pierhead.reference import Digest, Reference
 from pierhead.routing import OwnRegistry, Plan, Route, k3s_plan
 from pierhead.store import NotFound, RepositoryName, Source, Store, checked
 from pierhead.transfer import Interrupted
-from pierhead.transport import Timeouts, Transport
 
 if TYPE_CHECKING:
     from pierhead.archive import Archive
@@ -56,22 +54,6 @@ class Origin(Protocol):
 
 
 # ── registries ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """How registries are reached; `hosts` remembers for all images who is down."""
-
-    transport: Transport
-    timeouts: Timeouts
-    user_agent: str
-    clock: Callable[[], float]
-    hosts: Hosts = field(default_factory=Hosts)
-
-    def remote(self, plan: Plan, lookup: Lookup, wait: Callable[[float], object]) -> Remote:
-        """The repository of the plan's image, behind its routes."""
-        memory = Memory(lookup, timeouts=self.timeouts, user_agent=self.user_agent, clock=self.clock, hosts=self.hosts)
-        return Remote(plan, self.transport, memory, wait=wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +131,8 @@ class StoreOrigin:
     store: Store
 
     def offer(self, reference: Reference, wait: Callable[[float], object]) -> Offer:
-        name = RepositoryName(reference.repository, reference.registry)
-        return Offer(self.place, self.store.repository(name), reference.object)
+        repository = self.store.repository(RepositoryName.of(reference))
+        return Offer(self.place, repository, reference.object)
 
 
 # ── the order of preference ──────────────────────────────────────────────────────────────────────────────────────
@@ -275,8 +257,8 @@ class Preferred:
         return self._exists(index + 1)
 
     def _places(self, descriptor: Descriptor) -> Sequence[int]:
-        begin = self._begin.get(descriptor.digest, 0)
-        return range(begin, len(self._offers) + len(self._origins))
+        with self._lock:  # or one that is just being looked at would be in neither list
+            return range(self._begin.get(descriptor.digest, 0), len(self._offers) + len(self._origins))
 
     def _exists(self, index: int) -> bool:
         try:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pierhead import __version__
 from pierhead.cli.copying.places import Place, RegistryPlace, refuse_cut_path
 from pierhead.client import Remote
 from pierhead.oci import Descriptor, Platform, parse_manifest
@@ -19,28 +17,19 @@ if TYPE_CHECKING:
 
     from pierhead.body import Blob
     from pierhead.cli.world import World
+    from pierhead.client import Network
     from pierhead.push import Pusher, RemoteSink
     from pierhead.reference import Digest
     from pierhead.transfer import Transfer
-    from pierhead.transport import CurlTransport, Timeouts
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
     """What registries are reached with, at both ends."""
 
-    transport: CurlTransport
-    timeouts: Timeouts
-    transfer: Transfer
+    network: Network
     pusher: Pusher
-
-    @classmethod
-    def of(cls, transport: CurlTransport, timeouts: Timeouts, transfer: Transfer) -> Reach:
-        from pierhead.push import Pusher
-
-        user_agent = f"pierhead/{__version__}"
-        pusher = Pusher(transport, timeouts, user_agent=user_agent, wait=transfer.pause)
-        return cls(transport, timeouts, transfer, pusher)
+    transfer: Transfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +54,9 @@ class Origin:
 def open_origin(place: Place, world: World, reach: Reach) -> Iterator[Origin]:
     """The image at a place; a registry is asked nothing yet. Raises `NotFound` and what is wrong with an archive."""
     if isinstance(place, RegistryPlace):
-        yield Origin(_remote(place, world, reach), place.reference.object, str(place.reference))
+        reference = place.reference  # read wherever registries.yaml says that images of this name are pulled from
+        remote = reach.network.remote(world.plan(reference), world.lookup(reference), reach.transfer.pause)
+        yield Origin(remote, reference.object, str(reference))
         return
     from pierhead.archive import open_archive
     from pierhead.archive.present import present
@@ -94,19 +85,6 @@ def open_registry(place: RegistryPlace, world: World, reach: Reach) -> RemoteSin
     from pierhead.routing import push_route
 
     return reach.pusher.sink(push_route(world.own_route(place.reference)), world.lookup(place.reference))
-
-
-def _remote(place: RegistryPlace, world: World, reach: Reach) -> Remote:
-    """The repository, wherever registries.yaml says that images of this name are pulled from."""
-    from pierhead.ask import Memory
-
-    memory = Memory(
-        world.lookup(place.reference),
-        timeouts=reach.timeouts,
-        user_agent=f"pierhead/{__version__}",
-        clock=time.monotonic,
-    )
-    return Remote(world.plan(place.reference), reach.transport, memory, wait=reach.transfer.pause)
 
 
 @dataclass(frozen=True, slots=True)

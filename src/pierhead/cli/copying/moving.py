@@ -99,8 +99,7 @@ class _Copying:
     def to_archive(self, target: FilePlace, format: ArchiveKind) -> Moved:
         """The file is there when it is whole, in place of what was there."""
         from pierhead.archive.writing import Packed, write_archive
-        from pierhead.files import replacing
-        from pierhead.layout.disk import unwritable
+        from pierhead.files import whole_file
 
         if self.wants_referrers:
             raise UsageError(f"{target} holds an image alone", hint="--referrers goes with a registry or oci:DIR")
@@ -111,7 +110,7 @@ class _Copying:
         packed = Packed(name, self.reach.transfer.watched(self.source), tree)
         while True:
             try:
-                with unwritable(target.path), replacing(target.path) as write:
+                with whole_file(target.path) as write:
                     write_archive([packed], write, format)
                 break
             except ContentMismatch as error:  # a tar cannot go back: it begins anew, with what another place has
@@ -133,10 +132,11 @@ class _Copying:
 
         copy = self.reach.transfer.copy
         copied = copy(self.source, sink, self.origin.name, self.platforms, names=names, on_tree=take)
+        from pierhead.referrers import copy_referrers, list_subjects
+
+        list_subjects(sink, trees[0])
         if not self.wants_referrers:
             return copied, None
-        from pierhead.referrers import copy_referrers
-
         return copied, copy_referrers(self.reach.transfer, self.origin.source, sink, trees[0].manifests)
 
 

@@ -13,9 +13,8 @@ from pierhead.cli.copying.ends import Origin, Reach
 from pierhead.cli.copying.moving import Wanted, move
 from pierhead.cli.copying.places import Place
 from pierhead.cli.copying.shown import Outcome
-from pierhead.errors import PierheadError, UsageError
-from pierhead.oci import Platform
-from pierhead.transfer import Interrupted, Transfer, each
+from pierhead.errors import PierheadError
+from pierhead.transfer import Interrupted, each
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,25 +23,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def reaching(flags: Mapping[str, Any], *, jobs: int, quiet: bool) -> Iterator[Reach]:
+def reaching(flags: Mapping[str, Any], *, quiet: bool) -> Iterator[Reach]:
     """What registries are reached with, by the options that commands share; `quiet`: without progress."""
-    from pierhead.cli.progress import progress
-
     with (
         options.open_transport(flags["trace"]) as transport,
-        progress(quiet=quiet) as observer,
-        Transfer(jobs, observer, rate=options.rate_of(flags), on_cancel=(transport.interrupt,)) as transfer,
+        options.open_transfer(flags, transport.interrupt, quiet=quiet) as transfer,
     ):
-        yield Reach.of(transport, options.timeouts_of(flags), transfer)
+        pusher = options.pusher_of(transport, transfer, flags)
+        yield Reach(options.network_of(transport, flags), pusher, transfer)
 
 
 def wanted_of(flags: Mapping[str, Any]) -> Wanted:
     """What --platform and --referrers say."""
-    names = flags["platforms"]
-    if "all" in names and len(names) > 1:
-        raise UsageError("--platform all leaves nothing to add", hint="give either `all` or platforms")
-    chosen = () if "all" in names else tuple(dict.fromkeys(map(Platform.parse, names)))
-    return Wanted(chosen if names else None, flags["referrers"])
+    return Wanted(options.chosen_platforms(flags["platforms"]), flags["referrers"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pierhead.cli import options, write_json
-from pierhead.cli.attempts import attempt_json, failures, served_by
+from pierhead.cli.attempts import attempt_json, served_by, show_failures
 from pierhead.errors import ExitCode, PierheadError
 
 if TYPE_CHECKING:
@@ -64,13 +64,12 @@ def show_same(place: Place, output: str) -> None:
 def _show_moved(outcome: Outcome, moved: Moved, *, quiet: bool) -> None:
     """One line on stdout; on stderr where the image did not come from, and what was left out of it."""
     if not quiet:
-        for attempt in failures(outcome.attempts):
-            click.echo(f"not from {attempt.place}: {attempt.cause}", err=True)
+        show_failures(outcome.attempts)
         if moved.partly:
             names = ", ".join(map(str, moved.partly))
             click.echo(f"only {names} of {outcome.source} is there, so only that was copied", err=True)
-        for referrer, reason in moved.referrers.skipped if moved.referrers else ():
-            click.echo(f"not copied with it: {referrer.descriptor.digest}: {reason}", err=True)
+    for referrer, reason in moved.referrers.skipped if moved.referrers else ():
+        click.echo(f"not copied with it: {referrer.descriptor.digest}: {reason}", err=True)
     digest = moved.copied.descriptor.digest
     was = f"  was {moved.before}" if moved.before not in (None, digest) else ""
     click.echo(f"{outcome.destination}  {digest}  {_amount(moved)}{was}{_with(moved.referrers)}")
@@ -100,6 +99,10 @@ def _json(outcome: Outcome) -> dict[str, Any]:
         "platforms": [str(platform) for platform in copied.platforms] if copied else [],
         "only_platforms": [str(platform) for platform in moved.partly] if moved else [],
         "referrers": [_referrer_json(*item) for item in came.copied] if came else [],
+        "referrers_left_out": [
+            {"digest": str(referrer.descriptor.digest), "reason": reason}
+            for referrer, reason in (came.skipped if came else ())
+        ],
         "route": outcome.place,
         "attempts": [attempt_json(attempt) for attempt in outcome.attempts],
         "copied_bytes": copied.fetched_bytes if copied else 0,

@@ -9,7 +9,7 @@ from pierhead.store import Name, NotFound, RepositoryName
 
 def repository_of(store: LayoutStore, reference: Reference) -> LayoutRepository:
     """The repository of the store that images of this name are kept in."""
-    return store.repository(RepositoryName(reference.repository, reference.registry))
+    return store.repository(RepositoryName.of(reference))
 
 
 def find(store: LayoutStore, reference: Reference) -> Name:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pierhead.auth import BadCredential, Credential
 from pierhead.errors import Problem, UsageError
+from pierhead.redact import safe_url
 from pierhead.reference import Reference
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def _check_endpoints(asked: Sequence[str], plans: Sequence[Plan], world: World) 
         meant = f"did you mean {near[0]}? " if near else ""
         more = f" and {len(known) - KNOWN_SHOWN} more" if len(known) > KNOWN_SHOWN else ""
         raise UsageError(
-            f"{endpoint!r} is no endpoint of these images", hint=f"{meant}known: {', '.join(known[:KNOWN_SHOWN])}{more}"
+            f"{safe_url(endpoint)!r} is no endpoint of these images",
+            hint=f"{meant}known: {', '.join(known[:KNOWN_SHOWN])}{more}",
         )
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pierhead import __version__
 from pierhead.cli import options, show_problem, write_json
 from pierhead.cli.lists import LISTS, fetching, read_images
 from pierhead.errors import UsageError
@@ -125,7 +124,7 @@ def _prober(transport: CurlTransport, flags: dict[str, Any], jobs: int) -> Probe
     from pierhead.probe.places import Terms
     from pierhead.probe.prober import Prober
 
-    terms = Terms(transport, options.timeouts_of(flags), time.monotonic, f"pierhead/{__version__}")
+    terms = Terms(transport, options.timeouts_of(flags), time.monotonic, options.USER_AGENT)
     return Prober(terms, jobs, transport.interrupt)
 
 

@@ -10,19 +10,16 @@ import click
 
 from pierhead.cli import options, show_error, show_problem, write_json
 from pierhead.cli.lists import LISTS
-from pierhead.cli.pulling import LOCKED
-from pierhead.errors import ExitCode, UsageError
+from pierhead.cli.pulling import LOCKED, guard_of
+from pierhead.errors import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pierhead.cli.seed.asked import Images
     from pierhead.cli.world import World
-    from pierhead.oci import Platform
-    from pierhead.reference import Reference
     from pierhead.seed.mapping import Mapped
     from pierhead.seed.seeder import Seeded
-    from pierhead.store import Source
     from pierhead.transport import CurlTransport
 
 
@@ -106,6 +103,8 @@ def seed(images: tuple[str, ...], lists: tuple[str, ...], **flags: Any) -> int:
         for problem in (*found.problems, *_file_problems(world, mapped)):
             show_problem(problem)
         if flags["dry_run"]:
+            guard_of(flags["locked"])  # a file that is none, and no platform, is said now and not by the real run
+            options.chosen_platforms(flags["platforms"])
             return _show_map(mapped, found, flags["output"])
         results = _seed(world, mapped, transport, flags)
     return _show(results, mapped, found, flags)
@@ -118,48 +117,31 @@ def _file_problems(world: World, mapped: Sequence[Mapped]) -> list[Any]:
 
 
 def _seed(world: World, mapped: Sequence[Mapped], transport: CurlTransport, flags: dict[str, Any]) -> list[Seeded]:
-    from pierhead.cli.progress import progress
     from pierhead.cli.seed import asked
-    from pierhead.push import Pusher
     from pierhead.seed.proof import Prover
     from pierhead.seed.seeder import Seeder
-    from pierhead.transfer import Transfer
 
-    jobs = flags["jobs"]
-    reading = asked.Reading(world, *options.registry_of(flags, "src"), asked.network(transport, flags), flags["root"])
+    reading = asked.Reading(
+        world, *options.registry_of(flags, "src"), options.network_of(transport, flags), flags["root"]
+    )
     writing = asked.Writing(world, *options.registry_of(flags, "dest"))
-    prover = None if flags["no_verify"] else Prover(asked.nodes_lookup(world), asked.network(transport, flags))
+    prover = None if flags["no_verify"] else Prover(lambda _: world.configured, options.network_of(transport, flags))
     with (
         ExitStack() as leaving,
-        progress(quiet=flags["quiet"] or flags["output"] == "json") as observer,
-        Transfer(jobs, observer, rate=options.rate_of(flags), on_cancel=(transport.interrupt,)) as transfer,
+        options.open_transfer(
+            flags, transport.interrupt, quiet=flags["quiet"] or flags["output"] == "json"
+        ) as transfer,
     ):
-        pusher = Pusher(transport, options.timeouts_of(flags), user_agent=asked.USER_AGENT, wait=transfer.pause)
+        pusher = options.pusher_of(transport, transfer, flags)
         seeder = Seeder(
             reading.origins(flags["origins"] or ("upstream",), leaving),
             lambda target: pusher.sink(writing.route(target), writing.lookup(target)),
             prover,
-            _platforms(flags["platforms"]),
-            _guard(flags["locked"]),
+            options.chosen_platforms(flags["platforms"]) or (),
+            guard_of(flags["locked"]),
             flags["referrers"],
         )
-        return seeder.seed(mapped, transfer, jobs=jobs)
-
-
-def _guard(locked: Path | None) -> Callable[[Reference, Source], Source]:
-    if locked is None:
-        return lambda _, source: source
-    from pierhead.locked import Lock
-
-    return Lock.read(locked).guard
-
-
-def _platforms(names: Sequence[str]) -> tuple[Platform, ...]:
-    from pierhead.oci import Platform
-
-    if "all" in names and len(names) > 1:
-        raise UsageError("--platform all leaves nothing to add", hint="give either `all` or platforms")
-    return () if "all" in names else tuple(dict.fromkeys(map(Platform.parse, names)))
+        return seeder.seed(mapped, transfer, jobs=flags["jobs"])
 
 
 def _show_map(mapped: Sequence[Mapped], found: Images, output: str) -> int:
@@ -179,12 +161,14 @@ def _show(results: Sequence[Seeded], mapped: Sequence[Mapped], found: Images, fl
     from pierhead.cli.seed import form, report, text
     from pierhead.seed.seeder import exit_code, summary
 
-    summed = summary(results, mapped, _platforms(flags["platforms"]))
+    platforms = options.chosen_platforms(flags["platforms"]) or ()
+    summed = summary(results, mapped, platforms, proved=not flags["no_verify"], unread=len(found.problems))
     document = form.seeded_json(results, mapped, found, summed)
     if flags["output"] == "json":
         write_json(document)
     elif not flags["quiet"]:
         text.show(results, mapped)
+    text.show_skipped(results)
     for result in results:
         for error in result.errors:
             show_error(text.naming(result, error))

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pierhead import __version__
-from pierhead.auth import Credential, Lookup, from_registries
-from pierhead.cli import options
+from pierhead.auth import Credential, Lookup
+from pierhead.cli.copying.places import FILE_KINDS
 from pierhead.credentials import chain
 from pierhead.errors import UsageError
-from pierhead.routing import OwnRegistry, Route, own_route, push_route
+from pierhead.redact import safe_url
+from pierhead.routing import OwnRegistry, Route, push_route
 from pierhead.seed.mapping import Mapped, Target, Wanted, check_endpoints, map_images
 from pierhead.seed.sources import (
     STORE,
     UPSTREAM,
     ArchiveOrigin,
-    Network,
     Origin,
     RegistryOrigin,
     StoreOrigin,
@@ -31,13 +29,12 @@ from pierhead.transport import TlsOptions
 
 if TYPE_CHECKING:
     from pierhead.cli.world import World
+    from pierhead.client import Network
     from pierhead.errors import Problem
     from pierhead.image_list import Fetch
     from pierhead.reference import Reference
-    from pierhead.transport import Transport
 
-USER_AGENT: Final = f"pierhead/{__version__}"
-ARCHIVE_WORDS: Final = ("oci:", "oci-archive:", "docker-archive:")
+ARCHIVE_WORDS: Final = tuple(f"{kind}:" for kind in FILE_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,28 +131,11 @@ class Writing:
         return chain(_only(target.route.host, self.flag), self.world.lookup(target.plan.reference))
 
 
-def nodes_lookup(world: World) -> Callable[[Reference], Lookup]:
-    """Whose credentials a node has: those of `configs`, and nobody's login."""
-    hosts = world.hosts
-    assert hosts is not None
-    from pierhead.config.k3s import auth_for
-
-    def configs(host: str) -> Credential | None:
-        return from_registries(auth_for(hosts.config, host, hosts.behaviour))
-
-    return lambda _: configs
-
-
 def _only(host: str, credential: Credential | None) -> Lookup:
     return lambda asked: credential if asked == host else None
 
 
 # ── where from ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def network(transport: Transport, flags: Mapping[str, Any]) -> Network:
-    """How registries are asked, with a memory of its own."""
-    return Network(transport, options.timeouts_of(flags), USER_AGENT, time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,17 +163,8 @@ class Reading:
         return self._registry(text) if _is_url(text) else _archive(text, leaving)
 
     def _upstream(self, own: OwnRegistry = OwnRegistry(), flag: Credential | None = None) -> Origin:
-        from pierhead.config.k3s import hosts
-        from pierhead.routing import k3s_plan
-
-        # Whether nodes ask the registries themselves is no matter here.
-        known = hosts(self.world.hosts.config) if self.world.hosts else None
-        world = replace(self.world, flag=flag)
-
-        def route(reference: Reference) -> Route:
-            return own.onto(own_route(k3s_plan(reference, known)))
-
-        return RegistryOrigin(UPSTREAM, route, world.lookup, self.network)
+        world = replace(self.world, own_registry=own, flag=flag)
+        return RegistryOrigin(UPSTREAM, world.own_route, world.lookup, self.network)
 
     def _registry(self, url: str) -> Origin:
         route = route_at(url, self.world.hosts, self.own)
@@ -214,9 +185,10 @@ def _archive(text: str, leaving: ExitStack) -> Origin:
     word = next((word for word in ARCHIVE_WORDS if text.startswith(word)), "")
     path = Path(text.removeprefix(word))
     if not path.exists():
+        shown = safe_url(f"//{text}").removeprefix("//")
         raise UsageError(
-            f"--from {text}: there is no such file or folder",
-            hint=f"write a registry with its scheme (https://{text}), oci:DIR, a tarball, {STORE} or {UPSTREAM}"
+            f"--from {shown}: there is no such file or folder",
+            hint=f"write a registry with its scheme (https://{shown}), oci:DIR, a tarball, {STORE} or {UPSTREAM}"
             if not word
             else "name a folder with an OCI layout, or a tarball",
         )

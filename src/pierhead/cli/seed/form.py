@@ -91,6 +91,7 @@ def _put(put: Put) -> dict[str, Any]:
         "sent_bytes": put.sent_bytes,
         "reused_bytes": put.reused_bytes,
         "referrers": put.referrers,
+        "referrers_left_out": [{"digest": str(digest), "reason": reason} for digest, reason in put.skipped],
         "replaced": str(put.replaced) if put.replaced else None,
         "verified": {"order": served.order, "endpoint": served.endpoint or served.url} if served else None,
         "seconds": round(put.seconds, 6),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pierhead.cli.options import size_text
 from pierhead.errors import PierheadError
-from pierhead.files import new_file, replace_file
+from pierhead.files import write_file
 
 if TYPE_CHECKING:
     from pierhead.seed.seeder import Seeded, Summary
@@ -28,10 +28,7 @@ def write(
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n" if path.suffix == ".json" else ""
         data = (text or "\n".join(markdown(document, results, summed)) + "\n").encode("utf-8", "replace")
         try:
-            if path.exists():
-                replace_file(path, data)
-            else:
-                new_file(path, data)
+            write_file(path, data)
         except OSError as error:
             failed.append(Unwritable(f"cannot write the report {path}: {error.strerror or error}"))
     return failed
@@ -54,9 +51,26 @@ def markdown(document: Mapping[str, Any], results: Sequence[Seeded], summed: Sum
     if failed:
         yield from ("", "## Failed", "")
         yield from (f"- {_cell(str(result.mapped.wanted))}: {_cell(error.message)}" for result, error in failed)
-    if document["left_out"]:
-        yield from ("", "## Left out", "")
-        yield from (f"- {_cell(item['reason'])}" for item in document["left_out"])
+    yield from _left_out(document, results)
+    if document["problems"]:
+        yield from ("", "## Not understood", "")
+        yield from (f"- {_cell(_placed(item))}" for item in document["problems"])
+
+
+def _left_out(document: Mapping[str, Any], results: Sequence[Seeded]) -> Iterator[str]:
+    lines = [item["reason"] for item in document["left_out"]]
+    lines += [
+        f"{digest} that refers to {result.mapped.wanted}: {reason}"
+        for result in results
+        for digest, reason in dict.fromkeys(item for put in result.puts for item in put.skipped)
+    ]
+    if lines:
+        yield from ("", "## Left out", "", *(f"- {_cell(line)}" for line in lines))
+
+
+def _placed(problem: Mapping[str, Any]) -> str:
+    """A line of a list that names no image, and where it is."""
+    return f"{problem['file']}:{problem['line']}: {problem['message']}"
 
 
 def _rows(result: Seeded) -> Iterator[str]:

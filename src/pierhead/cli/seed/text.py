@@ -9,7 +9,7 @@ import click
 
 from pierhead.auth import AuthorizationFailed
 from pierhead.cli import show_problem
-from pierhead.cli.options import size_text
+from pierhead.cli.options import counted, size_text
 from pierhead.errors import PierheadError, Problem
 from pierhead.seed.mapping import REMEDIES
 
@@ -69,14 +69,10 @@ def show_problems(problems: Sequence[Problem]) -> None:
 def map_summary(mapped: Sequence[Mapped], found: Images) -> str:
     """How many images, and how many of them have no place."""
     errors = sum(item.problem is not None for item in mapped) + len(found.problems)
-    parts = [count(len(mapped), "image")]
+    parts = [counted(len(mapped), "image")]
     parts += [f"{found.known} known from before"] if found.known else []
     parts += [f"{left} left out"] if (left := sum(bool(item.left_out) for item in mapped)) else []
-    return ", ".join([*parts, count(errors, "error") if errors else "no errors"])
-
-
-def count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return ", ".join([*parts, counted(errors, "error") if errors else "no errors"])
 
 
 # ── what became of it ────────────────────────────────────────────────────────────────────────────────────────────
@@ -92,6 +88,13 @@ def show(results: Sequence[Seeded], mapped: Sequence[Mapped]) -> None:
     for item in mapped:
         if item.left_out:
             click.echo(f"left out: {item.left_out}", err=True)
+
+
+def show_skipped(results: Sequence[Seeded]) -> None:
+    """What refers to an image and did not go with it."""
+    for result in results:
+        for digest, reason in dict.fromkeys(item for put in result.puts for item in put.skipped):
+            click.echo(f"{result.mapped.wanted}: not copied with it: {digest}: {reason}", err=True)
 
 
 def _line(result: Seeded, put: Put) -> str:
@@ -126,7 +129,7 @@ def summary(summed: Summary, found: Images) -> Iterator[str]:
     """What was done, and whether the nodes can do without the internet."""
     of = f"of {summed.images}"
     if not summed.images:
-        yield f"nothing to do: all {count(found.known, 'image')} known from before"
+        yield f"nothing to do: all {counted(found.known, 'image')} known from before"
         return
     if summed.present == summed.images:
         yield f"nothing to do: {summed.present} {of} are there"
@@ -139,7 +142,7 @@ def summary(summed: Summary, found: Images) -> Iterator[str]:
     if summed.proved:
         yield readiness(summed)
     if found.known:
-        yield f"not looked at: {count(found.known, 'image')} known from before"
+        yield f"not looked at: {counted(found.known, 'image')} known from before"
 
 
 def readiness(summed: Summary) -> str:
@@ -150,4 +153,5 @@ def readiness(summed: Summary) -> str:
         missing = ", ".join(item.missing[:MISSING_SHOWN])
         more = f" and {len(item.missing) - MISSING_SHOWN} more" if len(item.missing) > MISSING_SHOWN else ""
         parts.append(f"{item.platform} {item.count}" + (f" (missing: {missing}{more})" if missing else ""))
+    parts += [f"{counted(summed.unread, 'line')} of the list without an image"] if summed.unread else []
     return f"{words}: {', '.join(parts)}"

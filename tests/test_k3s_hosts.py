@@ -408,3 +408,18 @@ def test_no_secret_shows() -> None:
 
 def test_a_tree_of_directories_equals_itself_without_origins() -> None:
     assert Directory("r", (Host(host="m"),), key=text("r")) == Directory("r", (Host(host="m"),))
+
+
+def test_an_endpoint_that_a_quote_swallows_is_skipped() -> None:
+    """Two lines `"^a/(.*)" = \"\"\"` make one long text in TOML, and what stands between them is part of it."""
+    found = given_hosts("""
+mirrors:
+  docker.io:
+    endpoint: ["https://docker.io", "https://m.lan"]
+    rewrite: {"^a/(.*)": '"'}
+""")
+    lookup = found.lookup("docker.io")
+    assert "m.lan" not in {host.host for host in lookup.hosts}
+    assert [(skip.endpoint.value, skip.reason) for skip in found.skipped_for(lookup) if skip.endpoint] == [
+        ("https://m.lan", "unusable-file")
+    ]

@@ -442,12 +442,17 @@ def _with_origin(host: Host, endpoint: Endpoint, key: Text) -> Host:
 
 
 def _unread(directory: Directory, plan: _Plan) -> Iterator[SkippedEndpoint]:
-    if directory.unusable is None or directory.key is None:
+    """The endpoints that K3s writes and containerd does not find in its file: all of them, or those it misreads."""
+    if directory.key is None:
         return
     made = plan.files[_file_name(directory.key)]
+    found = [host.origin.endpoint for host in directory.hosts]
+    message = "containerd cannot use the file K3s writes for this registry"
+    message += f": {directory.unusable}" if directory.unusable is not None else " as it is meant: a quote in it eats this"
     for endpoint in (*made.endpoints, made.default):
-        if endpoint is not None and endpoint.text is not None:
-            message = f"containerd cannot use the file K3s writes for this registry: {directory.unusable}"
+        if endpoint is None or endpoint.text is None:
+            continue
+        if directory.unusable is not None or not any(endpoint.text is text for text in found):
             yield SkippedEndpoint(directory.key, endpoint.text, "unusable-file", message)
 
 

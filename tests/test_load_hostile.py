@@ -24,7 +24,8 @@ from pierhead.archive.store import ArchiveStore
 from pierhead.loading import load
 from pierhead.loading.containerd import Containerd
 from pierhead.loading.into import IntoContainerd
-from tarballs import by_full_name, layout_files, member, tar, tar_of
+from pierhead.oci import OCI_INDEX, Platform
+from tarballs import by_full_name, layout_files, member, sha256, tar, tar_of
 
 IMAGE = make_image(layers=[b"one", 50_000])
 HONEST = make_image(layers=[b"honest"])
@@ -173,3 +174,38 @@ def test_a_hostile_bundle_is_neither_served_nor_applied(folder: Path, case: str)
     if case != "wrong manifest":  # which nobody has read yet
         run_pierhead("bundle", "apply", hostile, "--images-dir", folder / "images", code=1)
     assert around(folder, folder / "none") == before
+
+
+# ── what others wrote, on a terminal ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_platform_cannot_write_over_the_terminal(tmp_path: Path) -> None:
+    """An index and a configuration may say anything of what they are for; none of it is obeyed."""
+    evil = "linux\x1b[2J\x9b\u202e\r\nerror: nothing"
+    image = make_image(layers=[b"x"])
+    platforms = [{"os": evil, "architecture": "amd64" * 100, "variant": evil}, {"os": "linux", "architecture": "arm64"}]
+    manifests = [{**image.descriptor, "platform": platform} for platform in platforms]
+    index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}
+    raw = json.dumps(index).encode()
+    files = layout_files([by_full_name("docker.io/team/app:1", image)])
+    files[f"blobs/sha256/{sha256(raw)}"] = raw
+    entry = {"mediaType": OCI_INDEX, "digest": f"sha256:{sha256(raw)}", "size": len(raw)}
+    named = {**entry, "annotations": {"io.containerd.image.name": "docker.io/team/app:1"}}
+    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [named]}).encode()
+    archive = tmp_path / "index.tar"
+    archive.write_bytes(tar_of(files))
+    place = f"oci-archive:{archive}:docker.io/team/app:1"
+    for arguments in (
+        ["load", str(archive), "--root", str(tmp_path / "store")],
+        ["copy", place, f"oci:{tmp_path / 'layout'}:1", "--platform", "linux/s390x"],
+        ["copy", place, f"docker-archive:{tmp_path / 'docker.tar'}:team/app:1"],
+        ["inspect", f"oci:{tmp_path / 'store'}:docker.io/team/app:1"],
+        ["images", "--root", str(tmp_path / "store")],
+        ["save", "docker.io/team/app:1", "--root", str(tmp_path / "store"), "-o", str(tmp_path / "saved.tar")],
+    ):
+        ran = run_pierhead(*arguments, code=None)
+        lines = f"{ran.out}{ran.err}".split("\n")
+        assert [line for line in lines if not line.isprintable() or line.startswith("error: nothing")] == []
+    shown = str(Platform.of(evil, "amd64" * 100))
+    assert shown.isprintable()
+    assert len(shown) <= 100

@@ -16,7 +16,7 @@ from pierhead.config.k3s import Flags
 from pierhead.config.registries import RegistriesConfig, parse
 from pierhead.gourl import InvalidUrl
 from pierhead.reference import InvalidReference, Reference
-from pierhead.routing import OwnRegistry, Plan, Skipped, foreign_route, is_proxy, plan
+from pierhead.routing import OwnRegistry, Plan, Skipped, foreign_route, is_proxy, own_route, plan
 from pierhead.transport import TlsOptions
 from scripted import route
 from test_k3s_hosts import FLAGS, NAMES, REGISTRIES
@@ -220,3 +220,13 @@ def test_any_text_makes_a_foreign_route(url: str) -> None:
     found = foreign_route(url)
     assert found.kind == "foreign"
     assert "hunter2" not in repr(found) + found.url_of("blobs", DIGEST)
+
+
+def test_a_ca_that_is_named_is_verified_on_the_loopback_too() -> None:
+    """Where containerd verifies nobody unless it is told whom."""
+    reference = Reference.parse("127.0.0.1:5000/team/app:1")
+    assert own_route(reference, None).tls.insecure_skip_verify
+    named = OwnRegistry(tls=TlsOptions(ca_files=("/ca.pem",)))
+    assert not own_route(reference, None, named).tls.insecure_skip_verify
+    both = OwnRegistry(tls=TlsOptions(ca_files=("/ca.pem",), insecure_skip_verify=True))
+    assert own_route(reference, None, both).tls.insecure_skip_verify

@@ -19,6 +19,7 @@ MANIFEST_LIMIT_BYTES: Final = 4_393_216
 # An index inside an index inside … : deeper than any tool writes, shallow enough to walk without care.
 INDEX_DEPTH_LIMIT: Final = 8
 JSON_ITEMS_LIMIT: Final = 10_000
+PLATFORM_SHOWN_CHARS: Final = 100
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -57,7 +58,11 @@ class Platform:
     os_version: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+        """As people write it. An index may say anything: of that, what can be printed."""
+        text = "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+        if text.isprintable() and len(text) <= PLATFORM_SHOWN_CHARS:
+            return text
+        return "".join(char if char.isprintable() else "\ufffd" for char in text[:PLATFORM_SHOWN_CHARS])
 
     @classmethod
     def parse(cls, text: str) -> Platform:

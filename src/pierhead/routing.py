@@ -145,10 +145,12 @@ class OwnRegistry:
 
     def onto(self, route: Route) -> Route:
         """What is said, of whatever place this is."""
+        # Whoever names a CA wants it verified, on the loopback too, where containerd verifies nobody.
+        trusting = route.tls.insecure_skip_verify and not self.tls.ca_files
         merged = TlsOptions(
             ca_files=(*route.tls.ca_files, *self.tls.ca_files),
             client=self.tls.client or route.tls.client,
-            insecure_skip_verify=route.tls.insecure_skip_verify or self.tls.insecure_skip_verify,
+            insecure_skip_verify=trusting or self.tls.insecure_skip_verify,
         )
         if self.plain_http:
             # What is told of it names what is asked.

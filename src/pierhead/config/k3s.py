@@ -447,8 +447,8 @@ def _unread(directory: Directory, plan: _Plan) -> Iterator[SkippedEndpoint]:
         return
     made = plan.files[_file_name(directory.key)]
     found = [host.origin.endpoint for host in directory.hosts]
-    message = "containerd cannot use the file K3s writes for this registry"
-    message += f": {directory.unusable}" if directory.unusable is not None else " as it is meant: a quote in it eats this"
+    why = directory.unusable or "a quote in it makes this endpoint part of another text"
+    message = f"containerd cannot use the file K3s writes for this registry: {why}"
     for endpoint in (*made.endpoints, made.default):
         if endpoint is None or endpoint.text is None:
             continue

@@ -173,7 +173,7 @@ class RemoteSink:
             if response.status in _ABSENT:
                 return False
             if not response.ok:
-                raise self.place.refused(response, "a question")
+                raise self.place.refused(response)
             length = response.headers.get("content-length")
             return length in {"", str(descriptor.size_bytes)}
 
@@ -196,7 +196,7 @@ class RemoteSink:
             if response.status == 404:
                 raise NotFound(f"{self.place.shown()} has no {reference}")
             if not response.ok:
-                raise self.place.refused(response, "a question")
+                raise self.place.refused(response)
             yield response
 
     # ── blobs ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -163,8 +163,8 @@ class Place:
             return f"https{target.removeprefix('http')}"
         return target
 
-    def refused(self, response: Response, what: str) -> PushRefused:
-        """The error for an answer that takes nothing; reads its body."""
+    def refused(self, response: Response, what: str = "") -> PushRefused:
+        """The error for an answer that takes nothing (or, without `what`, says nothing); reads its body."""
         asked = response.request or Request("PUT", self.route.url)
         raw = b""
         with suppress(BodyTooLarge, TransportError):  # the status says enough
@@ -177,8 +177,9 @@ class Place:
         ).told
         text = raw.decode("utf-8", "replace")
         full = response.status == 507 or (response.status >= 500 and _DISK_FULL.search(text) is not None)
+        does_not = f"take {what} for" if what else "say what it has of"
         return PushRefused(
-            f"{self.route.host} does not take {what} for {self.repository!r}: {told.rstrip('.')}",
+            f"{self.route.host} does not {does_not} {self.repository!r}: {told.rstrip('.')}",
             hint=_FULL if full else _hint(self.route, response.status),
             status=response.status,
             codes=[error.code for error in parse_errors(raw)],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pierhead.cli import show_problem, write_json
+from pierhead.cli import options, show_problem, write_json
 from pierhead.cli.seed import seed
 from pierhead.errors import ExitCode, PierheadError, Problem, UsageError
 
@@ -76,11 +76,15 @@ def _place(file: Path, folder: Path, images: Sequence[ArchivedImage], *, cache: 
         if image.reference and image.reference.digest:
             message = f"{image.reference} has no tag, for which K3s reports an error after importing it"
             show_problem(Problem("untagged-image", "warning", message))
+    made = not folder.is_dir()
     placed = place(file, folder, remember=cache)
+    if made:
+        click.echo(f"made the folder {folder}", err=True)
     if output == "json":
         write_json({"path": str(placed.path), "changed": placed.changed, "made_cache": placed.made_cache})
         return ExitCode.DONE
-    click.echo(f"{placed.path}  {len(images)} images" + ("" if placed.changed else ", there already"))
+    already = "" if placed.changed else ", there already"
+    click.echo(f"{placed.path}  {options.counted(len(images), 'image')}{already}")
     if placed.made_cache:
         click.echo("K3s remembers from now on what it has imported", err=True)
     return ExitCode.DONE

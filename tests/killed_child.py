@@ -7,6 +7,7 @@ take minutes; this process has no threads, so that it can fork.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -24,6 +25,10 @@ PRELOADED: Final = (
     "cryptography.x509",
     "hashlib",
     "pierhead.archive",
+    "pierhead.cli.copying.ends",
+    "pierhead.cli.copying.running",
+    "pierhead.cli.copying.shown",
+    "pierhead.cli.copying.stored",
     "pierhead.cli.lists",
     "pierhead.cli.progress",
     "pierhead.cli.push",
@@ -31,12 +36,14 @@ PRELOADED: Final = (
     "pierhead.cli.seed.form",
     "pierhead.cli.seed.report",
     "pierhead.cli.seed.text",
+    "pierhead.cli.world",
     "pierhead.config.k3s",
     "pierhead.layout",
     "pierhead.push",
     "pierhead.rewriting",
     "pierhead.seed.seeder",
     "pierhead.transport.curl",
+    "re2",
 )
 
 
@@ -84,6 +91,7 @@ def _be(arguments: Sequence[str], out: TextIO, err: TextIO) -> None:
 def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
+    gc.freeze()  # or every collection in a child copies what it shares with us
     for line in sys.stdin:
         asked = json.loads(line)
         print(json.dumps(run(asked["arguments"], asked["kill_after"])), flush=True)

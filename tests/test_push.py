@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from images import make_image
@@ -491,6 +491,7 @@ def test_the_shortest_chunk_that_a_registry_takes(monkeypatch: pytest.MonkeyPatc
 
 
 @settings(deadline=None, max_examples=40)
+@example(chunk=300, piece=100, cuts=[1], losing=False)
 @given(
     chunk=st.integers(300, 4000),
     piece=st.integers(100, 5000),
@@ -505,7 +506,8 @@ def test_any_cuts_in_chunks_are_survived(chunk: int, piece: int, cuts: list[int]
     send(sink, BLOB, Pieces(DATA, piece))
     assert stored(pushed) == DATA
     if not losing:
-        assert pushed.shaky.received == len(DATA)
+        # "0-0" may be one byte, or none: where it is one, that one is sent again.
+        assert pushed.shaky.received - len(DATA) in ({0, 1} if 1 in cuts else {0})
 
 
 def test_pieces_that_are_written_one_by_one_go_out_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -945,6 +947,15 @@ def test_an_index_with_holes() -> None:
     with pytest.raises(ManifestBlobUnknown) as caught:
         sink.put_manifest(raw, OCI_INDEX)
     assert "again" in caught.value.hint
+
+
+def test_what_somebody_else_is_just_putting_there_is_waited_for() -> None:
+    unknown = said(400, {"errors": [{"code": "MANIFEST_BLOB_UNKNOWN"}]})
+    pushed = pushing(times(1, "PUT", says(unknown), where="/manifests/"))
+    sink = pushed.sink()
+    manifest = put_image(sink)
+    assert sink.has(manifest)
+    assert len(pushed.waited) == 1
 
 
 @pytest.mark.parametrize("raw", [b"{}", b"no", b'{"schemaVersion":2,"config":{"digest":"sha256:x"}}'])

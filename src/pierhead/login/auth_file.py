@@ -23,6 +23,7 @@ from pierhead.credentials import server_names as names_of
 from pierhead.errors import Span, UsageError
 from pierhead.files import new_file, replace_file
 from pierhead.login import HUB, Kept
+from pierhead.login.alone import alone
 
 _INDENT: Final = re.compile(r"\n([ \t]+)\"")
 
@@ -45,8 +46,14 @@ class AuthFile:
     def keep(self, registry: str, credential: Credential) -> Kept:
         """Keep a credential for a registry, in place of what is known of it.
 
-        Raises `UnusableAuthFile`, `BadCredential` (of the helper) and `OSError`; then the file is as before.
+        Raises `UnusableAuthFile`, `BadCredential` (of the helper), `Busy` and `OSError`; then the file is as before.
         """
+        if not self.path.parent.exists():
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with alone(self.path):
+            return self._keep(registry, credential)
+
+    def _keep(self, registry: str, credential: Credential) -> Kept:
         document = _Document.read(self.path)
         server, helper = self._server(registry), self._helper(document, registry)
         notes: list[str] = []
@@ -65,6 +72,10 @@ class AuthFile:
 
     def forget(self, registry: str) -> tuple[str, ...]:
         """Where a login to this registry was, and is no longer; raises as `keep`."""
+        with alone(self.path):
+            return self._forget(registry)
+
+    def _forget(self, registry: str) -> tuple[str, ...]:
         document = _Document.read(self.path)
         places = []
         if known := list(server_keys(document.auths, names_of(registry))):
@@ -142,7 +153,6 @@ class _Document:
         data = json.dumps(value, indent=self.indent).encode() + b"\n"
         secret = any(isinstance(entry, dict) and holds_secret(entry) for entry in auths.values())
         if self.mode is None:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             new_file(self.path, data, mode=0o600)
             return []
         tightened = secret and bool(self.mode & 0o077)

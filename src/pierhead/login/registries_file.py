@@ -22,6 +22,7 @@ from pierhead.errors import UsageError
 from pierhead.files import new_file, replace_file
 from pierhead.gourl import InvalidUrl
 from pierhead.login import HUB, Kept
+from pierhead.login.alone import alone
 
 _HUB_KEYS: Final = ("registry-1.docker.io", "docker.io", "index.docker.io")  # as containerd looks for its credentials
 _OTHER_FIELDS: Final = ("auth", "identity_token")  # which would count beside a user name, or say the same again
@@ -41,8 +42,14 @@ class CannotEdit(UsageError):
 def keep(path: Path, registry: str, credential: Credential) -> Kept:
     """Keep a user name and password in the file at `path`; it has mode 0600 then.
 
-    Raises `UsageError` (`UnusableConfig`, `ConfigUnreadable`, `CannotEdit`) and `OSError`; then the file is as before.
+    Raises `UsageError` (`UnusableConfig`, `ConfigUnreadable`, `CannotEdit`), `Busy` and `OSError`; then the file is as
+    before.
     """
+    with alone(path):
+        return _keep(path, registry, credential)
+
+
+def _keep(path: Path, registry: str, credential: Credential) -> Kept:
     data = _read(path)
     config = _parsed(data or b"", path)
     key, notes = key_of(config, registry)
@@ -58,6 +65,11 @@ def keep(path: Path, registry: str, credential: Credential) -> Kept:
 
 def forget(path: Path, registry: str) -> tuple[str, ...]:
     """Take every login to `registry` out of the file at `path`; where they were. Raises as `keep`."""
+    with alone(path):
+        return _forget(path, registry)
+
+
+def _forget(path: Path, registry: str) -> tuple[str, ...]:
     data = _read(path)
     if data is None:
         return ()

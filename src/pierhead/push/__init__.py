@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from pierhead.ask import OURS, Hosts, Memory, carry_out
+from pierhead.ask import OURS, Hosts, Memory, back_off, carry_out
 from pierhead.auth import AuthorizationFailed
 from pierhead.body import BytesBlob, read_all
 from pierhead.oci import (
@@ -296,6 +296,17 @@ class RemoteSink:
             return None
 
     def _put(self, reference: str, descriptor: Descriptor, raw: bytes, *, sparse: bool) -> None:
+        try:
+            self._put_once(reference, descriptor, raw, sparse=sparse)
+        except ManifestBlobUnknown:
+            if sparse:
+                raise
+            # All of it is there. Where somebody else puts the same now, CNCF distribution empties the file that says so
+            # before it writes it anew.
+            self.place.wait(back_off(1))
+            self._put_once(reference, descriptor, raw, sparse=sparse)
+
+    def _put_once(self, reference: str, descriptor: Descriptor, raw: bytes, *, sparse: bool) -> None:
         url = self.place.route.url_of("manifests", reference)
         headers = Headers([("Content-Type", descriptor.media_type)])
         with self.place.send(Request("PUT", url, headers, BytesBlob(raw))) as response:

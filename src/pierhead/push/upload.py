@@ -319,8 +319,8 @@ class RemoteUpload:
             self._unsure = True
             if status == 413:
                 raise _TooLarge(refusal, size)
-            if status == 404:
-                raise _Lost(refusal)
+            if status == 404 or (status == 416 and not self._sent and _offset(response, self._given) == 0):
+                raise _Lost(refusal)  # 416: it has one byte, of which it says the same as of none
             if status == 400 and "DIGEST_INVALID" in refusal.codes:
                 raise _Lost(self._not_ours(refusal))
             if status not in _WAITING and status != 416:

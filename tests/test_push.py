@@ -130,6 +130,27 @@ def test_without_head_everything_is_sent() -> None:
     assert not pushed.sink().has(BLOB)
 
 
+@pytest.mark.parametrize("what", ["/blobs/", "/manifests/sha", "/manifests/1"])
+def test_what_the_registry_cannot_read_is_written_anew(what: str) -> None:
+    """As CNCF distribution 2.8 with a link file that a full disk left empty: 500 whenever it is asked for."""
+    pushed = pushing(times(1000, "HEAD", says(said(500)), where=what), others={"a.example": registry_of(IMAGE)})
+    for _ in range(2):
+        with Transfer(1) as transfer:
+            transfer.copy(remote_of(pushed.network, "a.example"), pushed.sink(), "1")
+        pushed.pusher = pushed.new_pusher()
+    pushed.shaky.faults.clear()
+    assert pushed.sink().resolve("1").digest == Digest.parse(IMAGE.digest)
+
+
+def test_a_tag_that_must_not_move_is_not_written_unread() -> None:
+    pushed = pushing(others={"a.example": registry_of(IMAGE)})
+    with Transfer(1) as transfer:
+        copied = transfer.copy(remote_of(pushed.network, "a.example"), pushed.sink(), "1")
+    pushed.shaky.faults.append(times(1000, "HEAD", says(said(500)), where="/manifests/1"))
+    with pytest.raises(PushRefused):
+        pushed.sink().tag("1", copied.descriptor, expected=Expected.NOTHING)
+
+
 def test_an_upload_that_is_left_is_cancelled() -> None:
     pushed = pushing()
     with pushed.sink().upload(BLOB) as upload:

@@ -250,7 +250,8 @@ def test_a_mirror_whose_disk_is_full(large: Served, store: Path, disk: Path, tmp
     with DockerRegistry(disk / "mirror") as mirror:
         file = nodes(tmp_path, mirror.url)
         common = ("seed", "--private-registry", file, "--from", large.url, "--from", "store", "--root", store)
-        ran = run_pierhead(*common, "docker.io/team/large:1", "docker.io/team/one:1", code=6)
+        # One layer after the other, and no manifest: one that it wrote empty it serves as it is, and takes no other.
+        ran = run_pierhead(*common, "-j", "1", "docker.io/team/large:1", code=1)
         assert "docker.io/team/large:1" in ran.err
         assert "hint: the registry's disk is full" in ran.err
         assert_sound(mirror)

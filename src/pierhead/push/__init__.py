@@ -54,6 +54,9 @@ __all__ = ["DigestRefused", "PushRefused", "Pusher", "RemoteSink"]
 T = TypeVar("T")
 
 _ABSENT: Final = frozenset({404, 405})  # 405: HEAD is not for everybody
+# CNCF distribution 2.8 answers 500 for ever where its own note of a blob, manifest or tag was left empty, as a full
+# disk does. Who asks before he writes takes that for "not there": it is written anew then, and whole again.
+_UNREADABLE: Final = 500
 _UNKNOWN: Final = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
@@ -170,7 +173,7 @@ class RemoteSink:
         url = self.place.route.url_of("manifests" if kind == "manifests" else "blobs", str(descriptor.digest))
         headers = [("Accept", ACCEPT_MANIFESTS)] if kind == "manifests" else []
         with self.place.get("HEAD", url, *headers) as response:
-            if response.status in _ABSENT:
+            if response.status in _ABSENT or response.status == _UNREADABLE:
                 return False
             if not response.ok:
                 raise self.place.refused(response)
@@ -287,7 +290,12 @@ class RemoteSink:
         """Whether the tag points there already; not asked of a manifest that was just found missing."""
         if self._manifests.get(descriptor.digest) is False:
             return False
-        return self._pointed_to(tag) == descriptor.digest
+        try:
+            return self._pointed_to(tag) == descriptor.digest
+        except PushRefused as error:
+            if error.status != _UNREADABLE:
+                raise
+            return False
 
     def _pointed_to(self, tag: str) -> Digest | None:
         try:

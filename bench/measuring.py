@@ -73,18 +73,21 @@ def check(command: Sequence[str]) -> None:
 
 def measure(*commands: Sequence[str]) -> Figures:
     """What these commands cost, one after the other."""
-    wall = cpu = peak = 0.0
-    for command in commands:
+    one = [_measure(command) for command in commands]
+    return Figures(sum(run.wall for run in one), sum(run.cpu for run in one), max(run.peak_mib for run in one))
+
+
+def _measure(command: Sequence[str]) -> Figures:
+    with tempfile.TemporaryFile() as said:
         started = time.perf_counter()
-        process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=said)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        wall += time.perf_counter() - started
+        wall = time.perf_counter() - started
         if process.returncode:
-            raise SystemExit(f"{command[0]} failed with {process.returncode}")
-        cpu += usage.ru_utime + usage.ru_stime
-        peak = max(peak, usage.ru_maxrss / 1024)
-    return Figures(wall, cpu, peak)
+            said.seek(0)
+            raise SystemExit(f"{said.read().decode(errors='replace')}{command[0]} failed with {process.returncode}")
+    return Figures(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def alone(*command: str) -> Tool:

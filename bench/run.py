@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import filling
@@ -53,6 +54,15 @@ def scratch_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def source_registry(folder: Path) -> Iterator[DockerRegistry]:
+    """The registry that the images come from."""
+    with ExitStack() as running:
+        yield running.enter_context(DockerRegistry(folder))
+        with redirect_stdout(StringIO()):  # it prints its log when it ends
+            running.close()
+
+
 def all_cases(registry: DockerRegistry, scratch: Path, scale: float, only: str) -> Iterator[Case]:
     """The cases of those letters (none: all); images are made for no other."""
     for letters, module in (("abcdefgh", pulling), ("ij", filling), ("kl", saving)):
@@ -67,7 +77,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="letters of the cases to run, such as ab")
     options = parser.parse_args()
     lines = head(options.runs)
-    with scratch_folder() as scratch, DockerRegistry(scratch / "registry") as registry:
+    with scratch_folder() as scratch, source_registry(scratch / "registry") as registry:
         for case in all_cases(registry, scratch, options.scale, options.only):
             if options.only and case.title[1:2] not in options.only:
                 continue

@@ -776,6 +776,17 @@ def test_what_was_pushed_serves_a_mirror_too(client: Client) -> None:
     assert client("GET", "/v2/a/b/manifests/2?ns=docker.io").status == 404
 
 
+def test_what_refers_to_a_pushed_image_is_listed_with_its_namespace_too(client: Client) -> None:
+    subject = client.push_image("1", "a/b")
+    about = {"mediaType": OCI_MANIFEST, "digest": str(subject), "size": len(json.dumps(image()).encode())}
+    signature = client.push_image("2", "a/b", subject=about)
+    listed = [
+        [item["digest"] for item in document(client("GET", f"/v2/{name}/referrers/{subject}{query}"))["manifests"]]
+        for name, query in (("a/b", ""), ("a/b", "?ns=docker.io"), ("c", "?ns=docker.io"))
+    ]
+    assert listed == [[str(signature)], [str(signature)], []]
+
+
 def test_what_was_pulled_comes_before_what_was_pushed(client: Client, store: Store) -> None:
     pushed = client.push_image("1", "a/b", annotations={"pushed": "yes"})
     pulled = keep(store, RepositoryName("a/b", "docker.io"))

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pierhead.body import BodyTooLarge, BytesBlob
 from pierhead.errors import PierheadError
 from pierhead.oci import OCI_INDEX, InvalidManifest
-from pierhead.reference import InvalidDigest
+from pierhead.reference import Digest, InvalidDigest
 from pierhead.server import content, uploads
 from pierhead.server.visit import Refused, Visit, page_size, repository_name
 from pierhead.store import ContentMismatch, InvalidName, ManifestBlobUnknown, NotFound, RepositoryName, Store, StoreBusy
@@ -89,6 +89,8 @@ class Registry:
         if not name.namespace:
             return self._answer_from(name, call, request)
         try:
+            if call.endpoint is Endpoint.REFERRERS and not self._strict:
+                self._require_subject(name, call)
             return _with(self._answer_from(name, call, request), ("OCI-Namespace", name.namespace))
         except NotFound:
             if self._strict:
@@ -96,6 +98,10 @@ class Registry:
             # A mirror that was filled by pushing: containerd adds ?ns= to what it asks of any mirror, and registries
             # that know nothing of it serve what they have. Without OCI-Namespace, for that is not what decided.
             return self._answer_from(repository_name(call.repository), call, request)
+
+    def _require_subject(self, name: RepositoryName, call: Call) -> None:
+        """Raises `NotFound` for what is not here: that nobody refers to it would be no error."""
+        self._store.repository(name).resolve(str(Digest.parse(call.reference)))
 
     def _answer_from(self, name: RepositoryName, call: Call, request: Request) -> Response:
         return _ANSWERS[call.endpoint, call.method](Visit(call, request, self._store, self._store.repository(name)))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr
 from pathlib import Path
 
+import click
 import pytest
 
 from command import run_pierhead, serve, write_registries
 from images import make_image
+from pierhead import cli
 from pierhead.layout import LayoutStore
 from stocked import stock
 
@@ -107,3 +113,65 @@ mirrors:
     ran = run_pierhead("explain", image, "--private-registry", write_registries(tmp_path, text), "-o", "json")
     (explained,) = ran.images
     assert {problem["id"] for problem in explained["problems"]} == expected
+
+
+def _readers(command: click.Command) -> list[tuple[str, ...]]:
+    """What a command can be given that reads standard input, besides registries.yaml."""
+    passwords: list[tuple[str, ...]] = [
+        (word,) for option in command.params for word in option.opts if word.endswith("password-stdin")
+    ]
+    lists = [(option.opts[0], "-") for option in command.params if option.opts[0] in ("--images", "--since")]
+    return [*passwords, *lists]
+
+
+def _reading_twice() -> Iterator[tuple[str, ...]]:
+    """Every call of a command that would read registries.yaml and something else from standard input."""
+    context = click.Context(cli.cli)
+    for name in cli.COMMANDS:
+        command = cli.cli.get_command(context, name)
+        assert command is not None
+        if any("--private-registry" in option.opts for option in command.params):
+            yield from ((name, *words) for words in _readers(command))
+
+
+def test_every_command_that_could_read_standard_input_twice_is_looked_at() -> None:
+    names = {call[0] for call in _reading_twice()}
+    wanted = {"pull", "push", "copy", "seed", "save", "lock", "ls", "inspect", "digest", "login", "probe"}
+    assert names >= wanted | {"explain", "check", "diff"}
+
+
+@pytest.mark.parametrize("call", list(_reading_twice()), ids=" ".join)
+def test_standard_input_is_one_thing(call: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, word, *value = call
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"mirrors: {}\n")))
+    needed = {"copy": ("a.example/a", "b.example/b"), "save": ("-o", "/nonexistent/a.tar", "a.example/a")}
+    needed["login"] = ("a.example", "-u", "alice", "--no-verify", "--authfile", "/nonexistent/auth.json")
+    needed["diff"] = ("--from", "v1.30", "--to", "v1.31", "a.example/a")
+    arguments = [name, *needed.get(name, ("a.example/a",) if name != "check" else ()), word, *value]
+    said = io.StringIO()
+    with redirect_stderr(said):
+        code = cli.run([*arguments, "--private-registry", "-"])
+    assert code == 2
+    shown = " ".join([word, *value])
+    assert "read standard input" in said.getvalue()
+    assert shown in said.getvalue()
+    assert "--private-registry -" in said.getvalue()
+    assert sys.stdin.read() == "mirrors: {}\n"  # and nobody has
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("copy", "a.example/a", "b.example/b", "--src-password-stdin", "--dest-password-stdin"),
+        ("pull", "--images", "-", "--creds", "alice", "--password-stdin"),
+        ("lock", "-", "--creds", "alice", "--password-stdin"),
+        ("lock", "-", "--private-registry", "-"),
+        ("seed", "--images", "-", "--dest-password-stdin"),
+    ],
+    ids=" ".join,
+)
+def test_a_list_and_a_password_do_not_come_on_one_standard_input(arguments: tuple[str, ...]) -> None:
+    said = io.StringIO()
+    with redirect_stderr(said):
+        assert cli.run(list(arguments)) == 2
+    assert "read standard input" in said.getvalue()

@@ -332,17 +332,45 @@ def test_what_refers_to_an_image_goes_with_it(registry: Served, tmp_path: Path) 
         assert [(item["digest"], item["subject"]) for item in moved["referrers"]] == [
             (signature.digest, PLATFORMS.digest)
         ]
-    assert content(tmp_path / "new") == {NAME: PLATFORMS.digest, "": signature.digest}
+    assert content(tmp_path / "new") == {NAME: PLATFORMS.digest}
+    entries = json.loads((tmp_path / "new/index.json").read_bytes())["manifests"]
+    assert [(entry["digest"], "annotations" in entry) for entry in entries] == [
+        (PLATFORMS.digest, True),
+        (signature.digest, False),
+    ]
     listed = store.repository(RepositoryName("signed-too")).referrers(Digest.parse(PLATFORMS.digest))
     assert [str(item.digest) for item in listed] == [signature.digest]
     assert (
-        "with 1 that refer to it"
+        "with 1 that refers to it"
         in run("copy", "--referrers", f"{registry.address}/signed:1", f"{registry.address}/signed-too:1").out
     )
     plain = told("copy", f"{registry.address}/signed:1", f"{registry.address}/unsigned:1")
     assert plain["referrers"] == []
-    refused = run("copy", "--referrers", f"{registry.address}/signed:1", f"oci-archive:{tmp_path}/a.tar", code=2)
-    assert "oci:DIR" in refused.err
+    refused = run("copy", "--referrers", f"{registry.address}/signed:1", f"docker-archive:{tmp_path}/a.tar", code=2)
+    assert "a docker-archive holds images alone" in refused.err
+    assert not (tmp_path / "a.tar").exists()
+
+
+def test_what_refers_to_an_image_goes_into_a_file_with_it(registry: Served, tmp_path: Path) -> None:
+    signature, store = signed(PLATFORMS), LayoutStore(registry.root)
+    stock(store, PLATFORMS, "filed")
+    stock(store, signature, "filed", f"sha256-{PLATFORMS.digest[7:]}.sig")
+    file = f"oci-archive:{tmp_path}/a.tar"
+    out = told("copy", "--referrers", f"{registry.address}/filed:1", f"{file}:{NAME}")
+    with open_archive(tmp_path / "a.tar") as archive:
+        assert [image.name for image in archive.images] == [NAME]
+    back = told("copy", "--referrers", file, f"{registry.address}/filed-too:1")
+    for moved in (out, back):
+        assert moved["digest"] == PLATFORMS.digest
+        assert {(item["digest"], item["subject"], item["tag"]) for item in moved["referrers"]} == {
+            (signature.digest, PLATFORMS.digest, None),
+            (signature.digest, PLATFORMS.digest, f"sha256-{PLATFORMS.digest[7:]}.sig"),
+        }
+    own = store.repository(RepositoryName("filed-too"))
+    assert [str(item.digest) for item in own.referrers(Digest.parse(PLATFORMS.digest))] == [signature.digest]
+    assert str(own.resolve(f"sha256-{PLATFORMS.digest[7:]}.sig").digest) == signature.digest
+    alone = told("copy", f"{file}:{signature.digest}", f"{registry.address}/signature:1")
+    assert alone["digest"] == signature.digest
 
 
 def test_json_of_what_failed(registry: Served, tmp_path: Path) -> None:
@@ -351,11 +379,6 @@ def test_json_of_what_failed(registry: Served, tmp_path: Path) -> None:
     assert "nobody" in told_of["error"]
     assert {attempt["status"] for attempt in told_of["attempts"]} == {404}
     assert (told_of["digest"], told_of["copied_bytes"]) == (None, 0)
-
-
-def test_two_passwords_on_one_standard_input() -> None:
-    arguments = ("--src-creds", "a", "--src-password-stdin", "--dest-creds", "b", "--dest-password-stdin")
-    assert "one password" in run("copy", *arguments, "a.example/a", "b.example/b", code=2).err
 
 
 # ── the store ────────────────────────────────────────────────────────────────────────────────────────────────────

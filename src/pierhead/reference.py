@@ -180,6 +180,12 @@ class Reference:
         return self.name + self._suffix()
 
 
+def tag_beside_digest(text: str) -> str:
+    """The tag that a name writes beside its digest, which containerd drops and `Reference` with it; empty if none."""
+    name, at, _ = text.partition("@")
+    return name.rpartition("/")[2].partition(":")[2] if at else ""
+
+
 def is_repository(text: str) -> bool:
     """Whether a text is a repository's name, without a registry and without a tag."""
     return len(text) <= REPOSITORY_LIMIT and _REPOSITORY.fullmatch(text) is not None

@@ -8,7 +8,6 @@ import click
 
 from pierhead.cli import options
 from pierhead.cli.copying.flags import selection
-from pierhead.errors import UsageError
 
 
 @click.command()
@@ -38,14 +37,14 @@ def copy(source: str, destination: str, output: str, quiet: bool, **flags: Any) 
     from pierhead.cli.copying.places import is_same, parse_place, refuse_overwriting
     from pierhead.cli.copying.running import Errand, reaching, wanted_of
     from pierhead.cli.copying.shown import show, show_same
+    from pierhead.cli.paths import refuse_path_to_write
 
+    refuse_path_to_write(destination)
     place, target, wanted = parse_place(source), parse_place(destination), wanted_of(flags)
     if is_same(place, target) and wanted.platforms is None:
         show_same(place, output)
         return
     refuse_overwriting(place, target)
-    if flags["src_password_stdin"] and flags["dest_password_stdin"]:
-        raise UsageError("only one password comes from standard input", hint="give the other one with its --…-creds")
     from_world, to_world = options.read_worlds_of(flags)
     with reaching(flags, quiet=quiet or output == "json") as reach:
         errand = Errand(str(place), lambda: open_origin(place, from_world, reach), target, wanted, to_world)

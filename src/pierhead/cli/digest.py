@@ -32,10 +32,16 @@ def digest(images: tuple[str, ...], platform: str | None, jobs: int, output: str
     from pierhead.oci import Platform
     from pierhead.transfer import each
 
-    places = [parse_place(image) for image in dict.fromkeys(images)]
+    images = tuple(dict.fromkeys(images))
+    places = [parse_place(image) for image in images]
     wanted = Platform.parse(platform) if platform else None
     with looking(flags) as look:
-        found = each(places, lambda place: _digest(look, place, wanted), at_once=jobs, stop=look.transport.interrupt)
+        found = each(
+            list(zip(places, images, strict=True)),
+            lambda named: _digest(look, *named, wanted),
+            at_once=jobs,
+            stop=look.transport.interrupt,
+        )
     if output == "json":
         write_json({"images": [_json(place, item) for place, item in zip(places, found, strict=True)]})
     errors = [item if isinstance(item, PierheadError) else None for item in found]
@@ -47,9 +53,9 @@ def digest(images: tuple[str, ...], platform: str | None, jobs: int, output: str
     return ExitCode.of_all(errors)
 
 
-def _digest(look: Looking, place: Place, platform: Platform | None) -> Descriptor | PierheadError:
+def _digest(look: Looking, place: Place, text: str, platform: Platform | None) -> Descriptor | PierheadError:
     try:
-        with look.open(place) as seen:
+        with look.open(place, text) as seen:
             show_failures(seen.attempts)
             if platform is None:
                 return seen.descriptor

@@ -52,7 +52,7 @@ def inspect(image: str, platform: str | None, jobs: int, output: str, **flags: A
         raise UsageError("--raw and --config are two different things", hint="give one of them")
     place = parse_place(image)
     wanted = Platform.parse(platform) if platform else None
-    with looking(flags) as look, look.open(place) as seen:
+    with looking(flags) as look, look.open(place, image) as seen:
         show_failures(seen.attempts)
         source = Remembering(seen.source)
         top = image_for(source, seen.descriptor, wanted) if wanted else seen.descriptor

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from pierhead.cli.options import USER_AGENT
+from pierhead.cli.paths import refuse_path
 from pierhead.errors import ExitCode, PierheadError, UsageError
 from pierhead.image_list import LIST_LIMIT_BYTES, Fetch, load_list
 from pierhead.redact import safe_url, without_userinfo
-from pierhead.reference import Reference
+from pierhead.reference import Reference, tag_beside_digest
 
 if TYPE_CHECKING:
     from pierhead.auth import Credential
@@ -43,18 +44,34 @@ LISTS = click.option(
 def read_images(
     images: Sequence[str], lists: Sequence[str], fetch: Fetch | None = None
 ) -> tuple[list[Reference], list[Problem]]:
+    """As `read_tagged`, the images alone."""
+    tagged, problems = read_tagged(images, lists, fetch)
+    return list(tagged), problems
+
+
+def read_tagged(
+    images: Sequence[str], lists: Sequence[str], fetch: Fetch | None = None
+) -> tuple[dict[Reference, str], list[Problem]]:
     """The images of the command line, then those of the lists, each once; and the lines of the lists that name none.
 
-    A list is a file, "-", or an http(s) URL for `fetch` (`fetching` makes one; None: a URL is an error). Raises
-    `InvalidReference` for the command line, and `PierheadError` for a list that cannot be read.
+    Each with the tag that stood beside its digest, empty if none did. A list is a file, "-", or an http(s) URL for
+    `fetch` (`fetching` makes one; None: a URL is an error). Raises `InvalidReference` for the command line, and
+    `PierheadError` for a list that cannot be read.
     """
-    references = dict.fromkeys(Reference.parse(image) for image in images)
+    for image in images:
+        refuse_path(
+            image, f"`pierhead load {image}` brings what is in it into the store; `pierhead inspect {{}}` shows it"
+        )
+    named = [(Reference.parse(image), image) for image in images]
     problems: list[Problem] = []
     for file in lists:
         listed, wrong = load_list(file, sys.stdin.buffer, fetch)
-        references.update(dict.fromkeys(item.reference for item in listed))
+        named += [(item.reference, item.text) for item in listed]
         problems += wrong
-    return list(references), problems
+    tagged: dict[Reference, str] = {}
+    for reference, text in named:
+        tagged[reference] = tagged.get(reference) or tag_beside_digest(text)
+    return tagged, problems
 
 
 def fetching(world: World, transport: Transport, timeouts: Timeouts) -> Fetch:

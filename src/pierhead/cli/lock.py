@@ -14,6 +14,7 @@ from pierhead.cli import naming, show_error, show_problem
 from pierhead.cli.attempts import show_failures
 from pierhead.cli.looking import asking, jobs, looking
 from pierhead.cli.options import counted
+from pierhead.cli.paths import is_archive
 from pierhead.errors import ExitCode, PierheadError, UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def lock(names: tuple[str, ...], lists: tuple[str, ...], output: str, jobs: int,
 
 
 def _is_list(name: str) -> bool:
-    return _A_LIST.fullmatch(name) is not None or Path(name).is_file()
+    return _A_LIST.fullmatch(name) is not None or (Path(name).is_file() and not is_archive(name))
 
 
 def _known(target: Path | None) -> Lock | None:

@@ -32,6 +32,7 @@ _RESTART = "K3s reads it when it starts: `systemctl restart k3s`, or k3s-agent, 
 
 def _kept_where(command: F) -> F:
     """The options that say where a login is kept."""
+    command = options.one_reader(command)
     for option in (
         click.option(
             "--private-registry",

@@ -11,6 +11,8 @@ import click
 
 from pierhead.cli import options
 from pierhead.cli.attempts import served_by
+from pierhead.cli.paths import layout_hint
+from pierhead.errors import PierheadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,8 +48,11 @@ class Looking:
         return self.network.memory(self.world.lookup(reference)), self.world.own_route(reference)
 
     @contextmanager
-    def open(self, place: Place) -> Iterator[Seen]:
-        """An image wherever it is, resolved; a tarball's scratch files are gone afterwards."""
+    def open(self, place: Place, text: str = "") -> Iterator[Seen]:
+        """An image wherever it is, resolved; a tarball's scratch files are gone afterwards.
+
+        `text` is how the place was written, to think of a folder that is called so.
+        """
         from pierhead.cli.copying.places import FilePlace, refuse_cut_path
 
         if isinstance(place, FilePlace):
@@ -59,7 +64,11 @@ class Looking:
                 yield Seen(found.name or str(place), archive.content, found.descriptor, str(place))
             return
         remote = self.remote(place.reference)
-        descriptor = remote.resolve(place.reference.object)
+        try:
+            descriptor = remote.resolve(place.reference.object)
+        except PierheadError as error:
+            error.hint = layout_hint(text) or error.hint
+            raise
         where = served_by(remote.attempts, remote.resolved.route if remote.resolved else None)
         yield Seen(str(place.reference), remote, descriptor, where or "", remote.attempts)
 

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 import click
 
@@ -35,6 +36,7 @@ OUTPUT = click.option(
 
 def configuration(command: F) -> F:
     """The options that choose a registries.yaml and how K3s would read it."""
+    command = one_reader(command)
     for option in (
         click.option(
             "--embedded-registry",
@@ -57,6 +59,38 @@ def configuration(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def one_reader(command: F) -> F:
+    """Let the command refuse a call by which standard input would be several things at once."""
+
+    @wraps(command)
+    def alone(*arguments: Any, **flags: Any) -> Any:
+        named = [word for word, name in _READERS if _is_from_stdin(flags.get(name))]
+        if len(named) > 1:
+            each = "all" if len(named) > 2 else "both"
+            message = f"{', '.join(named[:-1])} and {named[-1]} {each} read standard input"
+            raise UsageError(message, hint="give all but one of them otherwise: a list or registries.yaml by a file")
+        return command(*arguments, **flags)
+
+    return cast(F, alone)
+
+
+# What may read standard input, as it is written, and the parameter that then is "-", holds one, or is set.
+_READERS = (
+    ("--private-registry -", "private_registry"),
+    ("--images -", "lists"),
+    ("--images -", "images"),  # of the commands whose list is one file
+    ("the list -", "names"),  # of `lock`
+    ("--since -", "since"),
+    ("--password-stdin", "password_stdin"),
+    ("--src-password-stdin", "src_password_stdin"),
+    ("--dest-password-stdin", "dest_password_stdin"),
+)
+
+
+def _is_from_stdin(value: object) -> bool:
+    return value is True or str(value) == "-" or (isinstance(value, tuple) and "-" in value)
 
 
 def k3s_version(command: F) -> F:
@@ -112,6 +146,11 @@ def size_text(size_bytes: float) -> str:
 def counted(number: int, what: str) -> str:
     """So many of something: 1 image, 2 images."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def with_referrers(number: int) -> str:
+    """How many referrers went with an image; empty if none did."""
+    return f"with {number} that {'refers' if number == 1 else 'refer'} to it" if number else ""
 
 
 # ── the image's own registry, and the wire ───────────────────────────────────────────────────────────────────────

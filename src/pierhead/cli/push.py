@@ -33,7 +33,9 @@ def push(image: str, destination: str | None, root: Path, output: str, quiet: bo
     from pierhead.cli.copying.places import RegistryPlace, parse_place, registry_place
     from pierhead.cli.copying.running import Errand, reaching, wanted_of
     from pierhead.cli.copying.shown import show
+    from pierhead.cli.paths import refuse_path
 
+    refuse_path(image, "`pierhead copy {} DESTINATION` pushes what is in it")
     place = registry_place(image)
     target = parse_place(destination) if destination else place
     if not isinstance(target, RegistryPlace):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from pierhead.cli.paths import refuse_path
 from pierhead.errors import PierheadError, UsageError
 from pierhead.oci import Descriptor
 from pierhead.reference import Digest, Reference
@@ -85,13 +86,17 @@ Place = RegistryPlace | FilePlace
 
 
 def parse_place(text: str) -> Place:
-    """What a SOURCE or DESTINATION says. Raises `InvalidReference`, `InvalidDigest` and `UsageError`. Reads no disk."""
+    """What a SOURCE or DESTINATION says. Raises `InvalidReference`, `InvalidDigest` and `UsageError`.
+
+    The disk is looked at only for a file of that name, which is certainly meant (`paths.refuse_path`).
+    """
     for kind in FILE_KINDS:
         if text.startswith(f"{kind}:"):
             return _file_place(kind, text.removeprefix(f"{kind}:"))
     word, colon, _ = text.partition(":")
     if colon and word in FOREIGN_KINDS:
         raise UsageError(f"{word}: is not understood here", hint=FORMS)
+    refuse_path(text)
     return registry_place(text)
 
 

@@ -29,10 +29,10 @@ def find(text: str, file: str = "m.yaml") -> tuple[list[FoundImage], list[Proble
 
 
 def found(text: str) -> list[str]:
-    """The images of a text that has no problem, in their short form."""
+    """The images of a text that has no problem, in their short form; with the tag that stands beside a digest."""
     images, problems = find(text)
     assert not problems
-    return [image.reference.familiar for image in images]
+    return [image.reference.familiar.replace("@", f":{image.tag}@" if image.tag else "@") for image in images]
 
 
 def told(text: str) -> list[tuple[str, str, int]]:
@@ -227,7 +227,10 @@ spec:
         ("{repository: quay.io/a/b, tag: '1.20'}", "quay.io/a/b:1.20"),
         ("{registry: '', repository: a, tag: 7}", "a:7"),
         ("{registry: null, repository: a, tag: 1.25}", "a:1.25"),
-        (f"{{repository: a/b, tag: v1, digest: '{DIGEST}'}}", f"a/b@{DIGEST}"),
+        (f"{{repository: a/b, tag: v1, digest: '{DIGEST}'}}", f"a/b:v1@{DIGEST}"),
+        (f"{{repository: a/b, tag: '-no tag-', digest: '{DIGEST}'}}", f"a/b@{DIGEST}"),
+        (f"{{repository: 'a/b:v2', tag: v1, digest: '{DIGEST}'}}", f"a/b:v2@{DIGEST}"),
+        (f"{{repository: a/b, tag: 'v1@{DIGEST}'}}", f"a/b:v1@{DIGEST}"),
         (f"{{repository: a/b, tag: '{DIGEST}'}}", f"a/b@{DIGEST}"),
         ("{repository: 'a/b:v2', tag: ''}", "a/b:v2"),
     ],
@@ -322,7 +325,7 @@ def test_a_kustomization_names_what_comes_in_the_place_of_others() -> None:
       - {{name: postgres, newName: registry.lan/pg, newTag: x, digest: "{DIGEST}"}}
       - {{name: only}}
     """
-    assert found(text) == ["registry.lan/nginx:1.27", "redis:v7", f"registry.lan/pg@{DIGEST}"]
+    assert found(text) == ["registry.lan/nginx:1.27", "redis:v7", f"registry.lan/pg:x@{DIGEST}"]
     assert told("images: [{name: nginx, newName: registry.lan/nginx}]") == [("warning", "image-without-tag", 1)]
 
 
@@ -482,6 +485,26 @@ def test_the_command_prints_a_list(tmp_path: Path) -> None:
     listed, problems = read_list(ran.out, "-")
     assert [str(item.reference) for item in listed] == ran.out.splitlines()
     assert not problems
+
+
+def test_a_tag_beside_a_digest_stays_in_the_list(tmp_path: Path) -> None:
+    names = [
+        *(f"redis@{DIGEST}", f"redis:7@{DIGEST}", f"docker.io/library/redis:7@{DIGEST}", f"redis:7.4@{DIGEST}"),
+        *("redis:7", f"localhost:5000/a/b@{DIGEST}", f"localhost:5000/c:1@{DIGEST}"),
+    ]
+    file = tmp_path / "m.yaml"
+    file.write_text("".join(f"---\nimage: {name}\n" for name in names))
+    expected = [
+        f"docker.io/library/redis:7@{DIGEST}",
+        f"docker.io/library/redis:7.4@{DIGEST}",
+        "docker.io/library/redis:7",
+        f"localhost:5000/a/b@{DIGEST}",
+        f"localhost:5000/c:1@{DIGEST}",
+    ]
+    assert run_pierhead("images-from", file).out.splitlines() == expected
+    told = json.loads(run_pierhead("images-from", "-o", "json", file).out)["images"]
+    assert [image["reference"] for image in told] == expected
+    assert [[place["text"] for place in image["places"]] for image in told[:2]] == [names[:3], names[3:4]]
 
 
 def test_the_command_in_json(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,21 +44,32 @@ def images_from(files: tuple[str, ...], output: str) -> int:
         images, wrong = find_images(data, name)
         found += images
         problems += wrong
-    by_image: dict[Reference, list[FoundImage]] = {}
-    for image in found:
-        by_image.setdefault(image.reference, []).append(image)
+    by_name = _by_name(found)
     if output == "json":
-        write_json(_json(by_image.values(), problems))
+        write_json(_json(by_name, problems))
     else:
-        for reference in by_image:
-            click.echo(str(reference))
+        for name in by_name:
+            click.echo(name)
         for problem in problems:
             show_problem(problem)
-        if not by_image:
+        if not by_name:
             click.echo("no image is named", err=True)
     if all(problem.severity != "error" for problem in problems):
         return ExitCode.DONE
-    return ExitCode.PARTIAL if by_image else ExitCode.FAILED
+    return ExitCode.PARTIAL if by_name else ExitCode.FAILED
+
+
+def _by_name(found: Sequence[FoundImage]) -> dict[str, list[FoundImage]]:
+    """Every image once; of one that is named with and without a tag beside its digest only that with the tag."""
+    tagged: dict[Reference, str] = {}
+    for image in found:
+        if image.tag:
+            tagged.setdefault(image.reference, image.name)
+    by_name: dict[str, list[FoundImage]] = {}
+    for image in found:
+        name = image.name if image.tag else tagged.get(image.reference, image.name)
+        by_name.setdefault(name, []).append(image)
+    return by_name
 
 
 def _contents(files: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -106,11 +117,10 @@ def _read(name: str) -> bytes:
     return data
 
 
-def _json(images: Iterable[Sequence[FoundImage]], problems: Iterable[Problem]) -> dict[str, Any]:
+def _json(images: Mapping[str, Sequence[FoundImage]], problems: Iterable[Problem]) -> dict[str, Any]:
     return {
         "images": [
-            {"reference": str(places[0].reference), "places": [_place_json(place) for place in places]}
-            for places in images
+            {"reference": name, "places": [_place_json(place) for place in places]} for name, places in images.items()
         ],
         "problems": [
             {**problem_json(problem), "file": problem.span.file if problem.span else None} for problem in problems

@@ -14,7 +14,7 @@ from typing import Final
 
 from pierhead.errors import Problem, Severity, Span
 from pierhead.image_names.tree import Node, Path, Place, TooMuch, compose
-from pierhead.reference import InvalidReference, Reference
+from pierhead.reference import InvalidReference, Reference, tag_beside_digest
 
 NODES_LIMIT: Final = 1_000_000  # of one document
 TEXT_LIMIT_CHARS: Final = 4096  # of what may be a name
@@ -40,6 +40,16 @@ class FoundImage:
     text: str
     span: Span
     path: str
+
+    @property
+    def tag(self) -> str:
+        """The tag that stands beside a digest."""
+        return tag_beside_digest(self.text)
+
+    @property
+    def name(self) -> str:
+        """The full name, a tag beside a digest included: who puts the image somewhere can give it that name too."""
+        return f"{self.reference.name}:{self.tag}@{self.reference.digest}" if self.tag else str(self.reference)
 
 
 def find_images(data: bytes, file: str) -> tuple[tuple[FoundImage, ...], tuple[Problem, ...]]:
@@ -190,7 +200,7 @@ class _Search:
             return True
         name = f"{registry}/{repository}" if registry else repository
         if digest or tag.startswith("sha256:"):
-            self._add(f"{name}@{digest or tag}", looked, strict=True)
+            self._add(_pinned(name, tag, digest) if digest else f"{name}@{tag}", looked, strict=True)
         elif tag or _is_whole(name):
             self._add(f"{name}:{tag}" if tag else name, looked, strict=True)
         else:
@@ -223,7 +233,7 @@ class _Search:
         if any(_PLACEHOLDER.search(part) for part in (name, digest, tag)):
             self._placeholder(item.span)
         elif digest or tag or _is_whole(name):
-            self._add(f"{name}@{digest}" if digest else f"{name}:{tag}" if tag else name, here, strict=True)
+            self._add(_pinned(name, tag, digest) if digest else f"{name}:{tag}" if tag else name, here, strict=True)
         elif item.get("newName"):
             message = f"{name!r} gets its tag from the manifests: it is left out; `kustomize build` knows it"
             self._tell("image-without-tag", "warning", message, item.span)
@@ -330,6 +340,12 @@ class _Looked:
             return Place(place.file, above=self.path, fixed=node.span)
         column = place.column + len(first) - len(first.lstrip(" "))
         return Place(place.file, node.span.line, column, self.path)
+
+
+def _pinned(name: str, tag: str, digest: str) -> str:
+    """The name with its digest, and with the tag if it can stand there."""
+    tagged = f"{name}:{tag}@{digest}"
+    return tagged if tag and _parsed(tagged) is not None else f"{name}@{digest}"
 
 
 def _parsed(text: str) -> Reference | None:

@@ -165,6 +165,6 @@ def test_nodes_that_may_not_write_and_a_person_who_may(pki: Pki, source: str, tm
         document["configs"][mirror.address]["auth"] = {"username": USER, "password": PASSWORD}
         ran = seed(write_registries(tmp_path, json.dumps(document)), *arguments)
         assert ran.out.splitlines()[1:] == [
-            "nothing to do: 1 of 1 are there",
-            "air-gap ready: 1/1 images, linux/amd64 1",
+            "nothing to do: 1 of 1 is there",
+            "air-gap ready: 1/1 image, linux/amd64 1",
         ]

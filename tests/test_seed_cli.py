@@ -99,6 +99,19 @@ def test_a_list_is_seeded_proved_and_a_second_time_there_is_nothing_to_do(
     assert [image["digest"] for image in pulled.images] == [PAUSE.digest, REDIS.digest]
 
 
+def test_an_image_that_manifests_pin_is_found_by_its_digest_and_by_its_tag(
+    nodes: Path, source: Path, tmp_path: Path
+) -> None:
+    pod = tmp_path / "pod.yaml"
+    pod.write_text(f"kind: Pod\nspec:\n  containers:\n    - image: redis:7@{REDIS.digest}\n")
+    names = run_pierhead("images-from", pod).out
+    assert names == f"docker.io/library/redis:7@{REDIS.digest}\n"
+    assert "seeded 1 of 1" in seed(nodes, source, "--images", "-", stdin=names).out
+    node = ("--private-registry", nodes, "--disable-default-registry-endpoint")
+    for name in (f"redis@{REDIS.digest}", "redis:7", names.strip()):
+        assert run_pierhead("digest", *node, name).out == f"{REDIS.digest}\n"
+
+
 def test_json_tells_all_of_it(nodes: Path, source: Path, mirror: Served) -> None:
     ran = seed(nodes, source, "-o", "json", "rancher/pause:3.6", "rancher/gone:1", code=6)
     document = json.loads(ran.out)
@@ -156,7 +169,7 @@ def test_only_what_is_new_in_a_release_is_sent(
     assert document["known_before"] == 1
     assert "rancher" not in (mirror.root.with_name("mirror.log")).read_text()
     ran = seed(nodes, source, "rancher/pause:3.6", "--since", old)
-    assert ran.out == "nothing to do: all 1 image known from before\n"
+    assert ran.out == "nothing to do: 1 image known from before\n"
 
 
 def test_a_bad_line_is_told_and_the_rest_goes_on(nodes: Path, source: Path) -> None:
@@ -171,7 +184,7 @@ def test_a_bad_line_is_in_the_report_and_nobody_is_told_that_all_is_ready(
     (tmp_path / "images.txt").write_text("rancher/pause:3.6\nnot a name\n")
     report = (tmp_path / "proof.md", tmp_path / "proof.json")
     ran = seed(nodes, source, "--images", tmp_path / "images.txt", *(f"--report={path}" for path in report), code=6)
-    assert "not air-gap ready: 1/1 images" in ran.out
+    assert "not air-gap ready: 1/1 image, " in ran.out
     assert "1 line of the list without an image" in ran.out
     text = report[0].read_text()
     assert "**not air-gap ready" in text
@@ -184,7 +197,7 @@ def test_a_report_of_images_that_nobody_has_says_that_nothing_is_ready(
     nodes: Path, source: Path, tmp_path: Path
 ) -> None:
     seed(nodes, source, f"--report={tmp_path / 'proof.md'}", "nobody/has-it:1", code=3)
-    assert "**not air-gap ready: 0/1 images**" in (tmp_path / "proof.md").read_text()
+    assert "**not air-gap ready: 0/1 image**" in (tmp_path / "proof.md").read_text()
 
 
 def test_quiet_says_what_it_came_to_and_nothing_else(nodes: Path, source: Path) -> None:
@@ -230,7 +243,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_done(
         (("--platform", "linux/arm/v7/and/more", "redis:7"), "is not a platform"),
         (("--locked", tmp_path / "no.lock", "--dry-run", "redis:7"), "cannot be read"),
         (("--platform", "linux/arm/v7/and/more", "--dry-run", "redis:7"), "is not a platform"),
-        (("--images", "-", "--since", "-"), "all read standard input"),
+        (("--images", "-", "--since", "-"), "both read standard input"),
         (("--dest-password-stdin", "redis:7"), "--dest-creds"),
     ):
         ran = seed(nodes, source, *arguments, code=2)
@@ -252,7 +265,49 @@ def test_an_interrupted_seeding_ends_at_once_and_a_second_one_does_the_rest(tmp_
         assert ran.err.endswith("interrupted\n")
         ran = run_pierhead(*arguments)
         assert "seeded 1 of 1" in ran.out
-        assert run_pierhead(*arguments).out.splitlines()[1] == "nothing to do: 1 of 1 are there"
+        assert run_pierhead(*arguments).out.splitlines()[1] == "nothing to do: 1 of 1 is there"
+
+
+def test_an_interrupted_seeding_reports_what_was_done_and_that_this_is_not_all(
+    tmp_path: Path, source: Path, mirror: Served
+) -> None:
+    layer = LARGE.manifest["layers"][0]["digest"]
+    reports = tmp_path / "proof.json", tmp_path / "proof.md"
+    pause, redis = "docker.io/rancher/pause", "docker.io/library/redis"
+    small = [f"{pause}:3.6", f"{redis}:7", f"{pause}@{PAUSE.digest}", f"{redis}@{REDIS.digest}"]
+    with Staged(LARGE) as upstream:
+        own = f"{{endpoint: ['{mirror.url}']}}"
+        nodes = write_registries(tmp_path, f"mirrors: {{docker.io: {own}, '{upstream.address}': {own}}}\n")
+        names = [*small, f"{upstream.address}/team/app:1"]
+        arguments: list[str | Path] = ["seed", "--private-registry", nodes, "-j", "1", *names]
+        arguments += ["--root", source, "--from", "store", "--from", "upstream", "--src-plain-http"]
+        arguments += [f"--report={path}" for path in reports]
+        with upstream.held(layer, at=100_000), start_pierhead(*arguments) as running:
+            # Four images at once: the fifth is begun when one of those is done.
+            eventually(lambda: upstream.is_held(layer), what="the layer to come")
+            ran = running.signal(signal.SIGINT)
+        assert ran.code == 130
+        assert ran.err.endswith("interrupted\n")
+        document, text = json.loads(reports[0].read_text()), reports[1].read_text()
+        done = [image["reference"] for image in document["images"]]
+        assert document["interrupted"] is True
+        assert names[4] in document["unfinished"]
+        assert done
+        assert sorted([*done, *document["unfinished"]]) == sorted(names)
+        assert {image["outcome"] for image in document["images"]} == {"seeded"}
+        summed = document["summary"]
+        assert (summed["images"], summed["left_out"], summed["air_gap_ready"]) == (5, 0, False)
+        assert "**not air-gap ready: 0/5 images" in text
+        assert f"\nInterrupted before all of it was done and proved. Done by then: {len(done)} of 5 images.\n" in text
+        assert text.endswith("## Not done\n\n" + "".join(f"- {name}\n" for name in document["unfinished"]))
+        assert f"| {done[0]} | linux/amd64 |" in text
+        assert "| not verified |" in text
+
+        run_pierhead(*arguments)
+        document = json.loads(reports[0].read_text())
+        assert (document["interrupted"], document["unfinished"]) == (False, [])
+        assert document["summary"]["air_gap_ready"] is True
+        assert "nterrupted" not in reports[1].read_text()
 
 
 def test_a_report_that_cannot_be_written_is_told_after_what_was_seeded(nodes: Path, source: Path) -> None:

@@ -202,7 +202,7 @@ def test_a_registry_that_is_restarted_in_the_middle(large: Served, tmp_path: Pat
                 assert json.loads(ran.out)["summary"]["air_gap_ready"] is True
                 assert_there(mirror, {"team/large": LARGE})
                 assert set(taken(mirror).values()) <= {1}
-                assert run_pierhead(*command).out.splitlines()[1] == "nothing to do: 1 of 1 are there"
+                assert run_pierhead(*command).out.splitlines()[1] == "nothing to do: 1 of 1 is there"
 
 
 def _under_way(mirror: DockerRegistry) -> int:

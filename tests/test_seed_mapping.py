@@ -14,7 +14,7 @@ from pierhead.config.registries import parse
 from pierhead.errors import UsageError
 from pierhead.reference import Reference
 from pierhead.routing import Plan, k3s_plan
-from pierhead.seed.mapping import ALLOWED, Allowed, Mapped, Wanted, check_endpoints, map_images
+from pierhead.seed.mapping import ALLOWED, Allowed, Mapped, Wanted, check_endpoints, map_images, unreached
 
 DIGEST = f"sha256:{'a' * 64}"
 OTHER = f"sha256:{'b' * 64}"
@@ -202,6 +202,52 @@ mirrors:
 def test_an_endpoint_without_a_host_is_passed_over_as_containerd_does() -> None:
     (item,) = mapped("mirrors: {docker.io: {endpoint: ['https:///v2/x', https://a.example]}}", "redis:7")
     assert places(item) == ["https://a.example library/redis:7"]
+
+
+ODD = [
+    ("ftp://m.lan", "ftp"),
+    ("TCP://m.lan:5000", "tcp"),
+    ("httpx://m.lan", "httpx"),
+    ("http:/m.lan", "http"),
+    ("https:/m.lan", "https"),
+    ("unix:///run/m.sock", "unix"),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "scheme"), ODD)
+def test_an_endpoint_whose_scheme_is_taken_for_its_host_is_no_place(endpoint: str, scheme: str) -> None:
+    text = f"mirrors:\n  docker.io:\n    endpoint:\n      - {endpoint}\n"
+    for to in ([], ["all"], [endpoint]):
+        (item,) = mapped(text, "redis:7", to=to)
+        check_endpoints(to, [item], [endpoint])
+        assert item.problem is not None
+        assert (item.targets, item.problem.id) == ((), "internet-only")
+        assert f"a node asks only docker.io itself ({endpoint}: " in item.problem.message
+        assert scheme in item.problem.message.rpartition(endpoint)[2]
+        assert item.problem.span is not None
+        assert item.problem.span.line == 4
+    (item,) = mapped(text, "redis:7", allow=["internet-only"])
+    assert endpoint in item.left_out
+
+
+@pytest.mark.parametrize(("endpoint", "scheme"), ODD)
+def test_such_an_endpoint_is_left_behind_for_the_next_one_and_told(endpoint: str, scheme: str) -> None:
+    (item,) = mapped(f"mirrors: {{docker.io: {{endpoint: ['{endpoint}', https://a.example]}}}}", "redis:7")
+    assert places(item) == ["https://a.example library/redis:7"]
+    (problem,) = unreached(item.plan)
+    assert (problem.id, problem.severity) == ("invalid-endpoint", "warning")
+    assert problem.message.startswith(f"no node gets to {endpoint}: ")
+    assert scheme in problem.message
+    assert problem.span is not None
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://m.lan:", "m.lan:", "http://[::1]", "http://m.lan:80", "https://https:5000"]
+)
+def test_an_empty_port_is_no_scheme(endpoint: str) -> None:
+    (item,) = mapped(f"mirrors: {{docker.io: {{endpoint: ['{endpoint}']}}}}", "redis:7")
+    assert len(item.targets) == 1
+    assert not unreached(item.plan)
 
 
 def test_an_unknown_endpoint_is_an_error_that_lists_those_of_the_file() -> None:

@@ -13,8 +13,8 @@ from typing import Final, Literal, get_args
 
 from pierhead.errors import Problem, Span, UsageError
 from pierhead.redact import safe_url
-from pierhead.reference import Reference
-from pierhead.routing import AppliedRewrite, Plan, Route, is_named
+from pierhead.reference import Reference, tag_beside_digest
+from pierhead.routing import AppliedRewrite, Plan, Route, Skipped, is_named
 from pierhead.store import InvalidName, RepositoryName
 
 Allowed = Literal["collision", "unmirrored", "internet-only"]
@@ -40,8 +40,7 @@ class Wanted:
     @classmethod
     def of(cls, reference: Reference, text: str, span: Span | None = None) -> Wanted:
         """The image of that text, whose reference holds a digest or a tag but not both."""
-        name = text.partition("@")[0].rpartition("/")[2]
-        return cls(reference, name.partition(":")[2] if reference.digest else "", span)
+        return cls(reference, tag_beside_digest(text), span)
 
     def __str__(self) -> str:
         return str(self.reference)
@@ -124,8 +123,7 @@ def _forms(written: str) -> tuple[str, ...]:
 
 
 def _mapped(wanted: Wanted, plan: Plan, to: Sequence[str], allow: Sequence[Allowed]) -> Mapped:
-    # containerd moves on from an endpoint without a host.
-    mirrors = [route for route in plan.routes if route.kind == "mirror" and route.host]
+    mirrors = [route for route in plan.routes if route.kind == "mirror" and not _oddity(route)]
     routes = _chosen(mirrors, to)
     if not routes:
         nowhere = _nowhere(plan, [route.endpoint for route in mirrors], to)
@@ -151,10 +149,39 @@ def _nowhere(plan: Plan, mirrors: Sequence[str], to: Sequence[str]) -> Problem:
     itself = f"only {reference.registry} itself" if plan.routes else "nobody"
     if plan.mirror is None and not plan.skipped:
         return Problem("unmirrored", "error", f"{reference}: {reference.registry} has no mirror, a node asks {itself}")
-    reasons = "; ".join(dict.fromkeys(f"{item.endpoint}: {item.reason}" for item in plan.skipped))
+    odd = [Skipped(route.endpoint, reason, route.span) for route in plan.routes if (reason := _oddity(route))]
+    passed_over = (*odd, *plan.skipped)
+    reasons = "; ".join(dict.fromkeys(f"{item.endpoint}: {item.reason}" for item in passed_over))
     message = f"{reference}: its entry in the file names no mirror that is asked, a node asks {itself}"
-    span = plan.mirror.span if plan.mirror else plan.skipped[0].span
+    span = odd[0].span if odd else plan.mirror.span if plan.mirror else plan.skipped[0].span
     return Problem("internet-only", "error", f"{message} ({reasons})" if reasons else message, span)
+
+
+def unreached(plan: Plan) -> tuple[Problem, ...]:
+    """The endpoints that a node has to leave behind before it comes to one that is a place."""
+    return tuple(
+        Problem("invalid-endpoint", "warning", f"no node gets to {route.endpoint}: {reason}", route.span)
+        for route in plan.routes
+        if (reason := _oddity(route))
+    )
+
+
+def _oddity(route: Route) -> str:
+    """Why containerd gets nowhere by an endpoint, and moves on; empty if it may be a place.
+
+    What does not begin with `http` gets `https://` in front, so that its own scheme is the host, and its port is empty.
+    As containerd: core/remotes/docker/config/hosts.go, parseHostConfig, v2.3.4; K3s does so before for `http:/host`.
+    """
+    name, colon, port = route.host.partition(":")
+    has_empty_port = colon != "" and not port
+    scheme = name.lower() if has_empty_port else route.scheme
+    if not route.host:
+        return "it names no host"
+    if has_empty_port and scheme in ("http", "https"):
+        return f"K3s takes {route.host} for the host"
+    if scheme not in ("http", "https") and route.endpoint.lower().startswith(f"{scheme}://"):
+        return f"its scheme is {scheme}, and containerd knows only http and https"
+    return ""
 
 
 def _targets(wanted: Wanted, plan: Plan, route: Route) -> Iterator[Target]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeVar
 
 from pierhead.chosen import chosen
 from pierhead.errors import ExitCode, PierheadError, Problem
@@ -18,7 +18,7 @@ from pierhead.oci import Descriptor, Platform
 from pierhead.reference import Digest, Reference
 from pierhead.referrers import CopiedReferrers, copy_referrers, list_subjects
 from pierhead.routing import Route
-from pierhead.seed.mapping import REMEDIES, Mapped, Target
+from pierhead.seed.mapping import REMEDIES, Mapped, Target, Wanted
 from pierhead.seed.proof import Coverage, Prover, coverage, platforms_of
 from pierhead.seed.sources import Origin, Preferred, Told
 from pierhead.store import NotFound, Sink, Source
@@ -27,6 +27,7 @@ from pierhead.tree import Part, Tree
 
 IMAGES_LIMIT: Final = 32  # at once; more would only wait for each other
 Outcome = Literal["seeded", "present", "failed"]
+T = TypeVar("T")
 
 
 class Unplaced(PierheadError):
@@ -110,19 +111,29 @@ class Seeder:
     referrers: bool = False
     clock: Callable[[], float] = field(default=time.monotonic)
 
-    def seed(self, mapped: Sequence[Mapped], transfer: Transfer, *, jobs: int = 4) -> list[Seeded]:
+    def seed(
+        self,
+        mapped: Sequence[Mapped],
+        transfer: Transfer,
+        *,
+        jobs: int = 4,
+        keep: Callable[[Seeded], object] = lambda _: None,
+    ) -> list[Seeded]:
         """Seed every image, in the order of the map; those that are left out are not among the results.
 
-        Raises nothing that concerns a single image; KeyboardInterrupt stops all of them.
+        Raises nothing that concerns a single image; KeyboardInterrupt stops all of them. `keep` is told of each when it
+        is seeded, and again when it is proved, by several threads: so what was done is known then too.
         """
         wanted = [item for item in mapped if not item.left_out]
         # Images that share a base wait for each other, and their workers for them, if there are no others.
         at_once = min(IMAGES_LIMIT, 4 * jobs)
-        seeded = each(wanted, partial(self._seed, transfer), at_once=at_once, stop=transfer.cancel)
+        work = _kept(partial(self._seed, transfer), transfer, keep)
+        seeded = each(wanted, work, at_once=at_once, stop=transfer.cancel)
         if self.prover is None:
             return seeded
         # When everything is there: what one image did to another one's name would show.
-        return each(seeded, partial(self._prove, self.prover, transfer), at_once=at_once, stop=transfer.cancel)
+        proof = _kept(partial(self._prove, self.prover, transfer), transfer, keep)
+        return each(seeded, proof, at_once=at_once, stop=transfer.cancel)
 
     def _seed(self, transfer: Transfer, mapped: Mapped) -> Seeded:
         if mapped.problem:
@@ -198,6 +209,18 @@ class Seeder:
         return replace(seeded, puts=puts)
 
 
+def _kept(work: Callable[[T], Seeded], transfer: Transfer, keep: Callable[[Seeded], object]) -> Callable[[T], Seeded]:
+    """The work, whose result is told of as soon as there is one; once it is cancelled, that may be the reason."""
+
+    def done(item: T) -> Seeded:
+        seeded = work(item)
+        transfer.pause(0)
+        keep(seeded)
+        return seeded
+
+    return done
+
+
 @dataclass(slots=True)
 class _Image:
     """One image as its places get it: `source` gives just that, for these platforms, out of what is `preferred`."""
@@ -255,7 +278,8 @@ def exit_code(results: Sequence[Seeded], *, also_failed: bool = False) -> ExitCo
 class Summary:
     """What became of a list of `images`; `ready` are those that every node gets, `proved`: it was looked at.
 
-    `unread` lines of the list name no image, so nobody knows what they stand for.
+    `unread` lines of the list name no image, so nobody knows what they stand for. `unfinished` are the images that an
+    interrupted run did not come to the end of; None if it was not interrupted.
     """
 
     images: int
@@ -268,11 +292,12 @@ class Summary:
     proved: bool
     unread: int
     platforms: tuple[Coverage, ...]
+    unfinished: tuple[Wanted, ...] | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether the nodes can do without the internet for these images."""
-        return self.proved and self.ready == self.images and not self.unread
+        return self.proved and self.ready == self.images and not self.unread and self.unfinished is None
 
 
 def summary(
@@ -282,8 +307,12 @@ def summary(
     *,
     proved: bool = True,
     unread: int = 0,
+    interrupted: bool = False,
 ) -> Summary:
-    """The numbers; `wanted` are the platforms that were asked for, `proved`: a node's view was to be looked at."""
+    """The numbers; `wanted` are the platforms that were asked for, `proved`: a node's view was to be looked at.
+
+    If it was `interrupted` the results are those that there were by then.
+    """
     outcomes = [result.outcome for result in results]
     ready = [result for result in results if result.puts and all(put.served for put in result.puts)]
     offered = [(str(item.mapped.wanted), [part.platform for part in item.parts if part.platform]) for item in ready]
@@ -292,10 +321,16 @@ def summary(
         seeded=outcomes.count("seeded"),
         present=outcomes.count("present"),
         failed=outcomes.count("failed"),
-        left_out=len(mapped) - len(results),
+        left_out=sum(bool(item.left_out) for item in mapped),
         sent_bytes=sum(put.sent_bytes for result in results for put in result.puts),
         ready=len(ready),
         proved=proved,
         unread=unread,
         platforms=tuple(coverage(offered, wanted)),
+        unfinished=_unfinished(mapped, results) if interrupted else None,
     )
+
+
+def _unfinished(mapped: Sequence[Mapped], results: Sequence[Seeded]) -> tuple[Wanted, ...]:
+    done = {result.mapped.wanted.reference for result in results}
+    return tuple(item.wanted for item in mapped if not item.left_out and item.wanted.reference not in done)

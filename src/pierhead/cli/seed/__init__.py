@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pierhead.cli.seed.asked import Images
     from pierhead.cli.world import World
     from pierhead.seed.mapping import Mapped
-    from pierhead.seed.seeder import Seeded
+    from pierhead.seed.seeder import Seeded, Summary
     from pierhead.transport import CurlTransport
 
 
@@ -94,7 +94,6 @@ def seed(images: tuple[str, ...], lists: tuple[str, ...], **flags: Any) -> int:
     from pierhead.cli.lists import fetching
     from pierhead.cli.seed import asked
 
-    asked.check_stdin(flags, lists)
     world = asked.nodes_world(flags)
     with options.open_transport(flags["trace"]) as transport:
         fetch = fetching(world, transport, options.timeouts_of(flags))
@@ -106,17 +105,43 @@ def seed(images: tuple[str, ...], lists: tuple[str, ...], **flags: Any) -> int:
             guard_of(flags["locked"])  # a file that is none, and no platform, is said now and not by the real run
             options.chosen_platforms(flags["platforms"])
             return _show_map(mapped, found, flags["output"])
-        results = _seed(world, mapped, transport, flags)
+        done: list[Seeded] = []
+        try:
+            results = _seed(world, mapped, transport, flags, done)
+        except KeyboardInterrupt:
+            _report_interrupted(done, mapped, found, flags)
+            raise
     return _show(results, mapped, found, flags)
+
+
+def _report_interrupted(done: Sequence[Seeded], mapped: Sequence[Mapped], found: Images, flags: dict[str, Any]) -> None:
+    """Write the report of what was `done` by then, which is not all; of an image what was told last."""
+    from pierhead.cli.seed import form, report
+
+    last = {seeded.mapped.wanted.reference: seeded for seeded in tuple(done)}  # which others may still add to
+    results = [last[item.wanted.reference] for item in mapped if item.wanted.reference in last]
+    summed = _summed(results, mapped, found, flags, interrupted=True)
+    for wrong in report.write(flags["reports"], form.seeded_json(results, mapped, found, summed), results, summed):
+        show_error(wrong)
 
 
 def _file_problems(world: World, mapped: Sequence[Mapped]) -> list[Any]:
     """What is wrong with the file for these images, each thing once."""
+    from pierhead.seed.mapping import unreached
+
     plans = {(item.plan.reference.registry, item.plan.mirror, item.plan.problems): item.plan for item in mapped}
-    return list(dict.fromkeys(problem for plan in plans.values() for problem in world.problems(plan)))
+    of_places = [problem for item in mapped if item.targets for problem in unreached(item.plan)]
+    return list(dict.fromkeys([*(problem for plan in plans.values() for problem in world.problems(plan)), *of_places]))
 
 
-def _seed(world: World, mapped: Sequence[Mapped], transport: CurlTransport, flags: dict[str, Any]) -> list[Seeded]:
+def _seed(
+    world: World,
+    mapped: Sequence[Mapped],
+    transport: CurlTransport,
+    flags: dict[str, Any],
+    done: list[Seeded],
+) -> list[Seeded]:
+    """What becomes of each image; added to `done` as soon as it is known."""
     from pierhead.cli.seed import asked
     from pierhead.seed.proof import Prover
     from pierhead.seed.seeder import Seeder
@@ -141,7 +166,7 @@ def _seed(world: World, mapped: Sequence[Mapped], transport: CurlTransport, flag
             guard_of(flags["locked"]),
             flags["referrers"],
         )
-        return seeder.seed(mapped, transfer, jobs=flags["jobs"])
+        return seeder.seed(mapped, transfer, jobs=flags["jobs"], keep=done.append)
 
 
 def _show_map(mapped: Sequence[Mapped], found: Images, output: str) -> int:
@@ -157,12 +182,31 @@ def _show_map(mapped: Sequence[Mapped], found: Images, output: str) -> int:
     return ExitCode.FAILED if problems or found.problems else ExitCode.DONE
 
 
+def _summed(
+    results: Sequence[Seeded],
+    mapped: Sequence[Mapped],
+    found: Images,
+    flags: dict[str, Any],
+    *,
+    interrupted: bool = False,
+) -> Summary:
+    from pierhead.seed.seeder import summary
+
+    return summary(
+        results,
+        mapped,
+        options.chosen_platforms(flags["platforms"]) or (),
+        proved=not flags["no_verify"],
+        unread=len(found.problems),
+        interrupted=interrupted,
+    )
+
+
 def _show(results: Sequence[Seeded], mapped: Sequence[Mapped], found: Images, flags: dict[str, Any]) -> int:
     from pierhead.cli.seed import form, report, text
-    from pierhead.seed.seeder import exit_code, summary
+    from pierhead.seed.seeder import exit_code
 
-    platforms = options.chosen_platforms(flags["platforms"]) or ()
-    summed = summary(results, mapped, platforms, proved=not flags["no_verify"], unread=len(found.problems))
+    summed = _summed(results, mapped, found, flags)
     document = form.seeded_json(results, mapped, found, summed)
     if flags["output"] == "json":
         write_json(document)

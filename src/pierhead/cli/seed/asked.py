@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pierhead.auth import Credential, Lookup
 from pierhead.cli.copying.places import FILE_KINDS
+from pierhead.cli.paths import refuse_path
 from pierhead.credentials import chain
 from pierhead.errors import UsageError
 from pierhead.redact import safe_url
@@ -51,6 +52,8 @@ def read(images: Sequence[str], lists: Sequence[str], since: Sequence[str], fetc
     from pierhead.image_list import load_list
     from pierhead.reference import Reference
 
+    for text in images:
+        refuse_path(text, f"`--from {text}` takes images from it")
     found = {item.reference: item for item in (Wanted.of(Reference.parse(text), text) for text in images)}
     problems: list[Problem] = []
     for file in lists:
@@ -74,20 +77,6 @@ def nodes_world(flags: Mapping[str, Any]) -> World:
         disable_default_registry_endpoint=flags["disable_default_registry_endpoint"],
         embedded_registry=flags["embedded_registry"],
     )
-
-
-def check_stdin(flags: Mapping[str, Any], lists: Sequence[str]) -> None:
-    """Raises `UsageError` if standard input is to be several things at once."""
-    wanting = {
-        "--images -": lists.count("-") > 0,
-        "--since -": "-" in flags["since"],
-        "--private-registry -": str(flags["private_registry"]) == "-",
-        "--src-password-stdin": flags["src_password_stdin"],
-        "--dest-password-stdin": flags["dest_password_stdin"],
-    }
-    named = [name for name, wants in wanting.items() if wants]
-    if len(named) > 1:
-        raise UsageError(f"{' and '.join(named)} all read standard input", hint="give all but one of them by a file")
 
 
 # ── where to ─────────────────────────────────────────────────────────────────────────────────────────────────────

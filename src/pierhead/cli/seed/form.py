@@ -38,6 +38,8 @@ def seeded_json(results: Sequence[Seeded], mapped: Sequence[Mapped], found: Imag
         "left_out": [{"reference": str(item.wanted), "reason": item.left_out} for item in mapped if item.left_out],
         "known_before": found.known,
         "problems": _listed(found),
+        "interrupted": summed.unfinished is not None,
+        "unfinished": [str(item) for item in summed.unfinished or ()],
         "summary": {
             "images": summed.images,
             "seeded": summed.seeded,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from pierhead.cli.options import size_text
+from pierhead.cli.options import counted, size_text
 from pierhead.errors import PierheadError
 from pierhead.files import write_file
 
@@ -41,8 +42,11 @@ def markdown(document: Mapping[str, Any], results: Sequence[Seeded], summed: Sum
     from pierhead.cli.seed.text import readiness
 
     yield from ("# Seeded images", "")
-    yield f"**{unstyle(readiness(summed)) if summed.proved else 'not verified: --no-verify'}**"
+    yield f"**{_plain(unstyle(readiness(summed))) if summed.proved else 'not verified: --no-verify'}**"
     yield ""
+    if summed.unfinished is not None:
+        done = f"{len(results)} of {counted(summed.images - summed.left_out, 'image')}"
+        yield from (f"Interrupted before all of it was done and proved. Done by then: {done}.", "")
     yield "| image | platform | digest | size | endpoint | there | from | a node gets it from |"
     yield "|---|---|---|---:|---|---|---|---|"
     for result in results:
@@ -50,11 +54,13 @@ def markdown(document: Mapping[str, Any], results: Sequence[Seeded], summed: Sum
     failed = [(result, error) for result in results for error in result.errors]
     if failed:
         yield from ("", "## Failed", "")
-        yield from (f"- {_cell(str(result.mapped.wanted))}: {_cell(error.message)}" for result, error in failed)
+        yield from (f"- {_plain(str(result.mapped.wanted))}: {_plain(error.message)}" for result, error in failed)
     yield from _left_out(document, results)
     if document["problems"]:
         yield from ("", "## Not understood", "")
-        yield from (f"- {_cell(_placed(item))}" for item in document["problems"])
+        yield from (f"- {_plain(_placed(item))}" for item in document["problems"])
+    if document["unfinished"]:
+        yield from ("", "## Not done", "", *(f"- {_plain(name)}" for name in document["unfinished"]))
 
 
 def _left_out(document: Mapping[str, Any], results: Sequence[Seeded]) -> Iterator[str]:
@@ -65,7 +71,7 @@ def _left_out(document: Mapping[str, Any], results: Sequence[Seeded]) -> Iterato
         for digest, reason in dict.fromkeys(item for put in result.puts for item in put.skipped)
     ]
     if lines:
-        yield from ("", "## Left out", "", *(f"- {_cell(line)}" for line in lines))
+        yield from ("", "## Left out", "", *(f"- {_plain(line)}" for line in lines))
 
 
 def _placed(problem: Mapping[str, Any]) -> str:
@@ -89,9 +95,16 @@ def _rows(result: Seeded) -> Iterator[str]:
                 result.place,
                 served,
             )
-            yield f"| {' | '.join(map(_cell, cells))} |"
+            yield f"| {' | '.join(map(_plain, cells))} |"
 
 
-def _cell(text: str) -> str:
-    """A text that ends no cell and begins no line."""
-    return " ".join(text.replace("|", "\\|").split())
+# What means something in CommonMark within a line, GitHub's tables and strikethrough included; an underscore does only
+# at the edge of a word, and names are full of the others.
+_WITHIN: Final = re.compile(r"[\\`*\[<|~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
+_FIRST: Final = re.compile(r"^(\d+)(?=[.)](?:\s|$))|^(?=[#>+=-])")
+
+
+def _plain(text: str) -> str:
+    """A text that stands in the report as it is: it ends no cell, begins no line, and is no markup."""
+    words = "".join(char if char.isprintable() else "\ufffd" for char in " ".join(text.split()))
+    return _FIRST.sub(r"\1\\", _WITHIN.sub(r"\\\g<0>", words))

@@ -9,7 +9,7 @@ import click
 
 from pierhead.auth import AuthorizationFailed
 from pierhead.cli import show_problem
-from pierhead.cli.options import counted, size_text
+from pierhead.cli.options import counted, size_text, with_referrers
 from pierhead.errors import PierheadError, Problem
 from pierhead.seed.mapping import REMEDIES
 
@@ -105,7 +105,7 @@ def _line(result: Seeded, put: Put) -> str:
     if put.replaced:
         words.append(f"was {put.replaced.algorithm}:{put.replaced.hex[:12]}")
     if put.referrers:
-        words.append(f"with {put.referrers} that refer to it")
+        words.append(with_referrers(put.referrers))
     if put.served and put.served.order != put.target.route.order:
         words.append(f"a node gets it from {put.served.endpoint or put.served.url} first")
     return "  ".join(words)
@@ -129,13 +129,13 @@ def summary(summed: Summary, found: Images) -> Iterator[str]:
     """What was done, and whether the nodes can do without the internet."""
     of = f"of {summed.images}"
     if not summed.images:
-        yield f"nothing to do: all {counted(found.known, 'image')} known from before"
+        yield f"nothing to do: {counted(found.known, 'image')} known from before"
         return
     if summed.present == summed.images:
-        yield f"nothing to do: {summed.present} {of} are there"
+        yield f"nothing to do: {summed.present} {of} {'is' if summed.present == 1 else 'are'} there"
     else:
         parts = [f"seeded {summed.seeded} {of}"]
-        parts += [f"{summed.present} were there"] if summed.present else []
+        parts += [f"{summed.present} {'was' if summed.present == 1 else 'were'} there"] if summed.present else []
         parts += [f"{summed.left_out} left out"] if summed.left_out else []
         parts += [f"{summed.failed} failed"] if summed.failed else []
         yield f"{', '.join(parts)}; sent {size_text(summed.sent_bytes)}"
@@ -148,7 +148,7 @@ def summary(summed: Summary, found: Images) -> Iterator[str]:
 def readiness(summed: Summary) -> str:
     """The line that the proof comes to."""
     words = "air-gap ready" if summed.is_ready else click.style("not air-gap ready", fg="red")
-    parts = [f"{summed.ready}/{summed.images} images"]
+    parts = [f"{summed.ready}/{counted(summed.images, 'image')}"]
     for item in summed.platforms:
         missing = ", ".join(item.missing[:MISSING_SHOWN])
         more = f" and {len(item.missing) - MISSING_SHOWN} more" if len(item.missing) > MISSING_SHOWN else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pierhead.files import OutsideFolder, new_file, replace_file, replacing, write_below
+from pierhead.files import CannotWrite, OutsideFolder, new_file, replace_file, replacing, whole_file, write_below
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o400])
@@ -88,6 +88,22 @@ def test_a_failure_names_the_file_that_was_meant(
     with pytest.raises(FileNotFoundError) as missing:
         write(tmp_path / "nowhere" / "f", b"new")
     assert missing.value.filename == str(tmp_path / "nowhere" / "f")
+
+
+@pytest.mark.parametrize(("error", "said"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EROFS, False)])
+def test_a_full_disk_is_to_be_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, said: bool) -> None:
+    file = tmp_path / "it.tar"
+    file.write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(CannotWrite, match=os.strerror(error)) as caught, whole_file(file) as write:
+        write(b"new")
+    assert ("free some space on that disk" in caught.value.hint) is said
+    assert "as it was" in caught.value.hint
+    assert file.read_bytes() == b"old"
 
 
 # ── below a folder ───────────────────────────────────────────────────────────────────────────────────────────────

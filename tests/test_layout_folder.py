@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,16 @@ from pierhead.errors import PierheadError, UsageError
 from pierhead.layout import LayoutStore
 from pierhead.oci import OCI_MANIFEST, Descriptor
 from pierhead.reference import Digest
-from pierhead.store import ContentMismatch, Expected, InvalidName, NotFound, Repository, RepositoryName, TagMoved
+from pierhead.store import (
+    ContentMismatch,
+    Expected,
+    InvalidName,
+    NotFound,
+    Repository,
+    RepositoryName,
+    StoreUnwritable,
+    TagMoved,
+)
 from pierhead.transfer import Transfer
 from real import clean_environment, run, skopeo
 from store_contract import HOSTILE_TAGS, LIMIT, RepositoryContract, blob_of, in_threads, put, put_image
@@ -272,6 +283,27 @@ def test_a_killed_first_writer_leaves_a_folder_that_can_be_written(tmp_path: Pat
     again = LayoutFolder(folder.path)
     again.tag("v1", put_image(again))
     assert [image.name for image in again.images] == ["v1"]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO], ids=errno.errorcode.get)
+@pytest.mark.parametrize("call", ["pwrite", "write", "fsync", "rename", "mkdir"])
+def test_a_refusal_speaks_of_this_folder_and_of_no_store(
+    folder: LayoutFolder, monkeypatch: pytest.MonkeyPatch, call: str, error: int
+) -> None:
+    def refused(*arguments: Any, **more: Any) -> Any:
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refused)
+        with pytest.raises(StoreUnwritable) as caught:
+            folder.tag("7", put_image(folder))
+    assert str(folder.path) in caught.value.message
+    assert caught.value.hint
+    assert "gc" not in caught.value.hint
+    assert "--root" not in caught.value.hint
+    if error in (errno.ENOSPC, errno.EDQUOT):
+        assert "free some space on that disk" in caught.value.hint
+    folder.tag("7", put_image(folder))
 
 
 def test_a_store_is_read_as_a_layout(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -192,7 +193,10 @@ class CannotWrite(PierheadError):
     """A file cannot be written as a whole."""
 
     def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(f"cannot write {path}: {error.strerror or error}", hint="what was there before is as it was")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some space on that disk, or write to another one; " if full else ""
+        message = f"cannot write {path}: {error.strerror or error}"
+        super().__init__(message, hint=f"{hint}what was there before is as it was")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pierhead.archive.named import ArchivedImage, check_name, is_unnamed, parse_
 from pierhead.body import Blob, FileBlob
 from pierhead.errors import UsageError
 from pierhead.layout import LAYOUT_VERSION
-from pierhead.layout.disk import Root, listing, take_lock, try_lock, unwritable
+from pierhead.layout.disk import Root, listing, outside_store, take_lock, try_lock, unwritable
 from pierhead.layout.ingest import Pool
 from pierhead.layout.published import CONTAINERD_NAME, REF_NAME
 from pierhead.oci import OCI_INDEX, Descriptor, Platform, parse_manifest
@@ -57,13 +57,13 @@ class LayoutFolder:
 
     @property
     def images(self) -> tuple[ArchivedImage, ...]:
-        """What it has now; nothing if it is not there yet. Raises `InvalidArchive`."""
-        return self._read()[0]
+        """What it lists now; nothing if it is not there yet. Raises `InvalidArchive`."""
+        return self.content.entries
 
     @property
     def content(self) -> Contents:
         """All content of it. Raises `InvalidArchive`."""
-        return self._read()[1]
+        return read_layout(FolderFiles(self.path), self.path) if (self.path / INDEX).exists() else self._blobs
 
     def find(self, name: str) -> ArchivedImage:
         """As `Archive.find`."""
@@ -90,11 +90,6 @@ class LayoutFolder:
 
     def reject(self, descriptor: Descriptor) -> bool:
         return False
-
-    def _read(self) -> tuple[tuple[ArchivedImage, ...], Contents]:
-        if (self.path / INDEX).exists():
-            return read_layout(FolderFiles(self.path), self.path)
-        return (), self._blobs
 
     # Writing
 
@@ -163,13 +158,14 @@ class LayoutFolder:
     @contextmanager
     def _inside(self) -> Iterator[None]:
         """While something is being written: nobody takes the folder of work away."""
-        with unwritable(self.path):
+        with outside_store(), unwritable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             take_lock(descriptor, self._root.patience(f"the lock of {self.path}"), shared=True)
             try:
-                yield
+                with outside_store():
+                    yield
             finally:
                 if try_lock(descriptor):
                     _tidy(self._root.work)

@@ -30,6 +30,11 @@ _SPACE = (
     "and with --grace 0 unfinished blobs too"
 )
 _RIGHTS = "check owner and mount of the folder, or choose another with --root"
+# What these come to where no store is: `pierhead gc` and --root are about that.
+_ELSEWHERE: Final = {
+    _SPACE: "free some space on that disk and run it again, what was written is kept; or write to another one",
+    _RIGHTS: "check owner and mount of the folder, or name another one",
+}
 _REASONS: Final = {
     errno.ENOSPC: ("no space left on the device", _SPACE),
     errno.EDQUOT: ("the disk quota is used up", _SPACE),
@@ -53,6 +58,16 @@ def unwritable(path: Path) -> Iterator[None]:
         if error.errno not in _REASONS:
             raise
         raise StoreUnwritable(path, *_REASONS[error.errno]) from error
+
+
+@contextmanager
+def outside_store() -> Iterator[None]:
+    """Around what is written into some other folder than a store: the hints are about that one."""
+    try:
+        yield
+    except StoreUnwritable as error:
+        error.hint = _ELSEWHERE.get(error.hint, error.hint)
+        raise
 
 
 def take_lock(descriptor: int, patience: Patience, *, shared: bool = False) -> None:

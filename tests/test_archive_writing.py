@@ -29,6 +29,7 @@ from pierhead.reference import Digest
 from pierhead.store import ContentMismatch, NotFound, RepositoryName, Source
 from pierhead.tree import Tree, read_tree
 from real import RUN_SECONDS, Containerd, clean_environment, skopeo
+from referring import artifact, cosign, cosign_tag
 from stocked import stock
 
 PAUSE, APP, MULTI = "docker.io/rancher/pause:3.6", "reg.example:5000/team/app:v2", "docker.io/library/multi:1"
@@ -115,6 +116,72 @@ def test_docker_archive_has_the_layers_as_they_are() -> None:
     (entry,) = value(members, "manifest.json")
     assert entry == {"Config": next(iter(named)), "RepoTags": [PAUSE], "Layers": list(named)[1:]}
     assert members == {"manifest.json": members["manifest.json"], **named}
+
+
+def with_referrers(image: Packed, *named: tuple[str, Image]) -> Packed:
+    return replace(image, referrers=tuple(packed(artifact, name) for name, artifact in named))
+
+
+SIGNATURE, SIGNED = artifact(ONE), cosign("it")
+TAG = cosign_tag(ONE.digest)
+
+
+@pytest.mark.parametrize(
+    ("format", "key"), [("k3s-airgap", "io.pierhead.tag"), ("oci-archive", "org.opencontainers.image.ref.name")]
+)
+def test_what_refers_to_an_image_stands_behind_all_images(format: Format, key: str) -> None:
+    image, other = with_referrers(packed(ONE), (TAG, SIGNED), ("", SIGNATURE)), packed(OTHER, APP)
+    data = write(format, other, image)
+    members, plain = read(data), read(write(format, packed(ONE), other))
+    entries = value(members, "index.json")["manifests"]
+    assert entries[:2] == value(plain, "index.json")["manifests"]
+    assert [(entry["digest"], entry.get("annotations")) for entry in entries[2:]] == [
+        (SIGNATURE.digest, None),
+        (SIGNED.digest, {key: TAG}),
+    ]
+    assert members.get("manifest.json") == plain.get("manifest.json")  # for docker there is nothing of it
+    content = {name: data for name, data in members.items() if name.startswith("blobs/sha256/")}
+    assert content == {**blobs(ONE), **blobs(OTHER), **blobs(SIGNATURE), **blobs(SIGNED)}
+    turned = replace(image, referrers=image.referrers[::-1])
+    again = with_referrers(packed(ONE, "docker.io/rancher/same:1"), (TAG, SIGNED))
+    assert write(format, turned, other, image) == data
+    assert value(read(write(format, image, other, again)), "index.json")["manifests"][-2:] == entries[-2:]
+
+
+def test_containerd_makes_images_of_nothing_but_images() -> None:
+    """As it names them without a translator of names, which is how K3s imports (client/import.go: imageName)."""
+    image = with_referrers(packed(ONE), (TAG, SIGNED), ("", SIGNATURE))
+    entries = value(read(write("k3s-airgap", image)), "index.json")["manifests"]
+    keys = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+    named = [next(filter(None, (entry.get("annotations", {}).get(key) for key in keys)), "") for entry in entries]
+    assert named == [PAUSE, "", ""]
+
+
+@pytest.mark.parametrize("format", ["k3s-airgap", "oci-archive"])
+def test_what_is_written_beside_an_image_is_read_as_that(format: Format, tmp_path: Path) -> None:
+    image = with_referrers(packed(ONE), (TAG, SIGNED), ("", SIGNATURE))
+    (tmp_path / "a.tar").write_bytes(write(format, image, packed(OTHER, APP)))
+    with open_archive(tmp_path / "a.tar") as archive:
+        assert [image.name for image in archive.images] == [PAUSE, APP]
+        found = archive.referrers([Digest.parse(ONE.digest)])
+        assert {(str(item.descriptor.digest), item.tag) for item in found} == {
+            (SIGNATURE.digest, ""),
+            (SIGNED.digest, TAG),
+        }
+        for item in (SIGNED, SIGNATURE):
+            assert archive.content.manifest(Descriptor.from_json(item.descriptor)) == item.blobs[item.digest]
+
+
+def test_there_is_no_place_for_it_in_a_docker_archive() -> None:
+    with pytest.raises(Unwritable, match="holds images alone"):
+        write("docker-archive", with_referrers(packed(ONE), ("", SIGNATURE)))
+
+
+def test_one_tag_for_two_signatures_is_refused() -> None:
+    """The same image out of two registries, signed differently in each."""
+    images = [with_referrers(packed(ONE, name), (TAG, cosign(name))) for name in (PAUSE, APP)]
+    with pytest.raises(Unwritable, match="stands for two"):
+        write("k3s-airgap", *images)
 
 
 def test_what_is_small_comes_before_the_layers() -> None:

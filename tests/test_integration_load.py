@@ -220,6 +220,25 @@ def test_containerd_imports_a_bundle_as_k3s_does(bundle: Path, containerd: Conta
     assert {name: there[name] for name in NAMES} == {name: image.digest for name, image in NAMES.items()}
 
 
+@pytest.mark.real("containerd", "ctr")
+@pytest.mark.parametrize("platform", ["all", "linux/amd64"])
+def test_what_manifests_pin_is_there_by_tag_and_by_digest(
+    platform: str, containerd: Containerd, tmp_path: Path
+) -> None:
+    """Kubernetes' manifests say `name:tag@digest`, of which a node asks for the digest; K3s imports what has a tag."""
+    image = make_image(layers=[f"pinned for {platform}\n".encode()], platforms=["linux/amd64", "linux/arm64"])
+    name, root = f"docker.io/team/pinned-{platform.rpartition('/')[2]}", tmp_path / "store"
+    run_pierhead("load", "--root", root, image.write_archive(tmp_path / "a.tar", f"{name}:v1"))
+    pod = tmp_path / "pod.yaml"
+    pod.write_text(f"containers: [{{image: '{name}:v1@{image.digest}'}}]\n")
+    names = run_pierhead("images-from", pod).out
+    create = ("bundle", "create", "--images", "-", "--platform", platform, "--root", root, "-o", tmp_path / "b.tar")
+    run_pierhead(*create, stdin=names)
+    run_pierhead("load", tmp_path / "b.tar", f"--containerd={containerd.socket}", "--pin")
+    there = containerd.images()
+    assert (there[f"{name}:v1"], there[f"{name}@{image.digest}"]) == (image.digest, image.digest)
+
+
 @pytest.mark.real("podman")
 def test_podman_loads_a_bundle(bundle: Path, tmp_path: Path) -> None:
     with Tool("podman", tmp_path) as podman:

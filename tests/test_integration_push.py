@@ -26,9 +26,9 @@ from pierhead.oci import OCI_INDEX, Descriptor
 from pierhead.push import Pusher, PushRefused, RemoteSink
 from pierhead.redact import Secret
 from pierhead.reference import Digest, Reference
-from pierhead.referrers import copy_referrers, find_all_referrers, tag_of
+from pierhead.referrers import copy_referrers, find_all_referrers
 from pierhead.routing import OwnRegistry, Plan, k3s_plan, push_route
-from pierhead.store import ManifestBlobUnknown, NotFound, Repository, RepositoryName, Sink, Source
+from pierhead.store import ManifestBlobUnknown, NotFound, Repository, RepositoryName, Sink, Source, tag_of
 from pierhead.transfer import Copied, Transfer
 from pierhead.transport import CurlTransport, Exchange, TlsOptions
 from pki import Pki

@@ -21,8 +21,11 @@ from pierhead.layout import LayoutStore
 from pierhead.loading import exit_code, load
 from pierhead.loading.into import IntoStore
 from pierhead.oci import Descriptor, Platform
-from pierhead.store import ContentMismatch
+from pierhead.reference import Digest
+from pierhead.referrers import find_all_referrers
+from pierhead.store import ContentMismatch, RepositoryName
 from pierhead.transfer import Transfer
+from referring import Signed, artifact, listing
 
 APP = make_image(layers=[b"app\n", 9000], platforms=["linux/amd64", "linux/arm64"])
 PAUSE = make_image(layers=[b"pause\n"], media="docker")
@@ -128,6 +131,65 @@ def test_an_image_named_by_its_digest(tmp_path: Path) -> None:
     root, name = tmp_path / "store", f"docker.io/team/app@{APP.digest}"
     run_pierhead("load", archive_of(tmp_path / "a.tar", {name: APP}), "--root", root)
     assert names(root) == {name: APP.digest}
+
+
+# ── what refers to an image ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_refers_to_an_image_comes_into_its_repository(tmp_path: Path) -> None:
+    signed, root = Signed.make(), tmp_path / "store"
+    other = "quay.io/team/same:2"
+    archive = listing(tmp_path / "a.tar", [*signed.entries("docker.io/team/app:1"), (other, signed.image)])
+    ran = run_pierhead("load", archive, "--root", root, "-q")
+    assert [line.rpartition("  ")[2] for line in ran.out.splitlines()] == ["with 4 that refer to it"] * 2
+    assert not ran.err
+    (tag,) = signed.tagged
+    assert names(root) == {
+        "docker.io/team/app:1": signed.image.digest,
+        other: signed.image.digest,
+        f"docker.io/team/app:{tag}": signed.tagged[tag].digest,
+        f"quay.io/team/same:{tag}": signed.tagged[tag].digest,
+    }
+    for name in (RepositoryName("team/app", "docker.io"), RepositoryName("team/same", "quay.io")):
+        subjects = [Digest.parse(digest) for digest in signed.image.manifests]
+        found = find_all_referrers(LayoutStore(root).repository(name), subjects)
+        assert {str(item.descriptor.digest) for item in found} == signed.referrers
+    assert stored(root) == signed.blobs
+    assert_sound(root)
+    said = run_pierhead("load", archive, "--root", root, "-o", "json").images[0]
+    assert {item["digest"] for item in said["referrers"]} == signed.referrers
+    assert {item["copied_bytes"] for item in said["referrers"]} == {0}
+    assert said["referrers_left_out"] == []
+
+
+def test_what_has_no_name_and_refers_to_nothing_there_is_still_told(tmp_path: Path) -> None:
+    signed, orphan = Signed.make(), artifact(make_image())
+    archive = listing(tmp_path / "a.tar", [*signed.entries("docker.io/team/app:1"), ("", orphan)])
+    ran = run_pierhead("load", archive, "--root", tmp_path / "store", code=6)
+    assert f"the image {orphan.digest} has no full name in the archive" in ran.err
+    assert ran.err.count("error:") == 1
+    assert orphan.digest not in stored(tmp_path / "store")
+
+
+def test_a_name_for_an_image_that_something_refers_to(tmp_path: Path) -> None:
+    signed, root = Signed.make(), tmp_path / "store"
+    ran = run_pierhead(
+        "load", listing(tmp_path / "a.tar", signed.entries("v1")), "--name", "team/app:1", "--root", root
+    )
+    assert ran.out.endswith("  with 4 that refer to it\n")
+    assert names(root)["docker.io/team/app:1"] == signed.image.digest
+
+
+def test_a_signature_that_is_not_whole_is_told_and_its_image_is_there(tmp_path: Path) -> None:
+    image, root = make_image(layers=[b"app\n"]), tmp_path / "store"
+    signature = artifact(image)
+    layer = signature.manifest["layers"][0]["digest"]
+    archive = listing(tmp_path / "a.tar", [("docker.io/team/app:1", image), ("", signature)], without=[layer])
+    ran = run_pierhead("load", archive, "--root", root, code=3)
+    assert "docker.io/team/app:1 is there, but not all that refers to it: " in ran.err
+    assert layer in ran.err
+    assert names(root) == {"docker.io/team/app:1": image.digest}
+    assert_sound(root)
 
 
 # ── what is not there ────────────────────────────────────────────────────────────────────────────────────────────

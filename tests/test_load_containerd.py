@@ -26,6 +26,7 @@ from pierhead.loading.containerd import Containerd, CtrFailed, NoContainerd, fin
 from pierhead.loading.into import IntoContainerd
 from pierhead.oci import Platform
 from real import eventually
+from referring import Signed, listing
 
 APP = make_image(layers=[b"app\n", 400_000], platforms=["linux/amd64", "linux/arm64"])
 NAME = "docker.io/team/app:1"
@@ -109,6 +110,17 @@ def test_what_ctr_is_fed_is_ours_alone(listener: Path, fake: Callable[..., Path]
     with tarfile.open(tmp_path / "fed") as fed:
         files = {member.name for member in fed if member.isfile()}
     assert files == {"oci-layout", "index.json", *(f"blobs/{digest.replace(':', '/')}" for digest in APP.blobs)}
+
+
+def test_what_refers_to_an_image_stays_out_of_containerd(
+    listener: Path, fake: Callable[..., Path], tmp_path: Path
+) -> None:
+    signed = Signed.make()
+    (result,) = load_into(listener, fake(), listing(tmp_path / "a.tar", signed.entries(NAME)))
+    assert (result.name, result.error, result.referrers) == (NAME, None, None)
+    with tarfile.open(tmp_path / "fed") as fed:
+        content = {member.name for member in fed if member.name.startswith("blobs/sha256/")}
+    assert content == {f"blobs/{digest.replace(':', '/')}" for digest in signed.image.blobs}
 
 
 def test_pins_are_those_of_k3s(listener: Path, fake: Callable[..., Path], tmp_path: Path) -> None:

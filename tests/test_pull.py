@@ -19,19 +19,23 @@ from pierhead.errors import ExitCode
 from pierhead.memory import MemoryStore
 from pierhead.oci import Platform
 from pierhead.pull import Pulled, Puller, exit_code
-from pierhead.reference import Reference
+from pierhead.reference import Digest, Reference
+from pierhead.referrers import ReferrersMissing, find_all_referrers
 from pierhead.routing import Plan, plan
 from pierhead.server.registry import Registry
+from pierhead.store import RepositoryName
 from pierhead.transfer import Interrupted, Transfer
 from pierhead.transport import Cause, Timeouts, TransportError
 from pierhead.walk import AllRoutesFailed
 from pierhead.wire import Request, Response
+from referring import Signed
 from scripted import basic, said
 from stocked import Tap, Ticks, cut, registry_of, replaced, stock
 
 FIRST = make_image(layers=[1000, 10], compression="none")
 LARGE = make_image(layers=[500_000], compression="none")
 SECOND = make_image(layers=[1000, 20], compression="none")
+SIGNED = Signed.make()
 
 
 def hosts_of(text: str) -> k3s.K3sHosts:
@@ -308,3 +312,81 @@ def test_a_transport_error_of_a_route_is_not_the_end() -> None:
 
     pull = Pull(MIRRORED, {"a.example": closed, "b.example": closed, "hub.example": registry_of(FIRST)})
     assert pull("hub.example/team/app:1")[0].error is None
+
+
+# ── what refers to an image ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def signed_at(*hosts: str, change: dict[str, Callable[[Request, Response], Response]] | None = None) -> Pull:
+    """A pull of an image and of all that refers to it."""
+    store = MemoryStore()
+    SIGNED.put_into(store, "hub.example/mirror/app:1")
+    pull = Pull(MIRRORED, {host: Tap(Registry(store), change or {}) for host in hosts})
+    pull.puller.referrers = True
+    return pull
+
+
+def referring(pull: Pull) -> set[str]:
+    """What the store knows to refer to the image."""
+    own = pull.store.repository(RepositoryName("team/app", "hub.example"))
+    subjects = [Digest.parse(digest) for digest in SIGNED.image.manifests]
+    return {str(item.descriptor.digest) for item in find_all_referrers(own, subjects)}
+
+
+def test_what_refers_to_an_image_comes_with_it_if_asked_for() -> None:
+    pull = signed_at("a.example")
+    pull.puller.platforms = ()
+    pull.puller.referrers = False
+    (result,) = pull("hub.example/team/app:1")
+    assert (result.error, result.referrers, referring(pull)) == (None, None, set())
+    pull.puller.referrers = True
+    (result,) = pull("hub.example/team/app:1")
+    assert result.error is None
+    assert result.referrers is not None
+    assert {str(one.descriptor.digest) for _, one in result.referrers.copied} == SIGNED.referrers == referring(pull)
+    (tag,) = SIGNED.tagged
+    assert {name.reference for name in pull.store.names()} == {"1", tag}
+    (again,) = pull("hub.example/team/app:1")
+    assert again.referrers is not None
+    assert sum(one.fetched_bytes for _, one in again.referrers.copied) == 0
+
+
+def test_of_one_platform_comes_what_refers_to_that_and_to_the_index() -> None:
+    pull = signed_at("a.example")
+    pull.puller.platforms = (Platform.parse("linux/arm64"),)  # the bill of material is of the other one
+    pull("hub.example/team/app:1")
+    assert SIGNED.referrers - referring(pull) == {SIGNED.artifacts[2].digest}
+
+
+def test_what_does_not_come_is_the_image_s_error_and_the_image_is_there() -> None:
+    digest = SIGNED.artifacts[0].digest
+    pull = signed_at("a.example", change={digest: cut(10)})
+    (result,) = pull("hub.example/team/app:1")
+    assert isinstance(result.error, ReferrersMissing)
+    assert result.error.message.startswith("hub.example/team/app:1 is there, but not all that refers to it: ")
+    assert result.error.exit_code is ExitCode.NETWORK
+    assert result.descriptor is not None
+    assert str(result.descriptor.digest) == SIGNED.image.digest
+    assert result.route is not None
+    assert exit_code([result]) is ExitCode.NETWORK
+
+
+def test_a_registry_that_does_not_say_what_refers_to_an_image() -> None:
+    registry = registry_of(FIRST, name="mirror/app")
+
+    def answer(request: Request) -> Response:
+        return said(403) if "/referrers/" in request.url else registry.handle(request)
+
+    pull = Pull(MIRRORED, {"a.example": answer})
+    pull.puller.referrers = True
+    (result,) = pull("hub.example/team/app:1")
+    assert isinstance(result.error, ReferrersMissing)
+    assert "403" in result.error.message
+    assert [str(name) for name in pull.store.names()] == ["hub.example/team/app:1"]
+
+
+def test_nothing_is_asked_about_an_image_that_did_not_come() -> None:
+    pull = signed_at()
+    (result,) = pull("hub.example/team/app:1")
+    assert isinstance(result.error, AllRoutesFailed)
+    assert not [line for line in pull.network.lines if "referrers" in line or "sha256-" in line]

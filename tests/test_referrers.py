@@ -12,6 +12,7 @@ import pytest
 from images import make_image
 from loopback import Handler, Loopback
 from pierhead.body import BytesBlob
+from pierhead.client import Remote
 from pierhead.layout import LayoutStore
 from pierhead.memory import MemoryStore
 from pierhead.oci import OCI_INDEX, OCI_MANIFEST, Descriptor
@@ -25,11 +26,11 @@ from pierhead.referrers import (
     find_all_referrers,
     find_referrers,
     list_subjects,
-    tag_of,
+    read_referrers,
 )
 from pierhead.routing import push_route
 from pierhead.server.registry import Registry
-from pierhead.store import Repository, RepositoryName, Sink, Source
+from pierhead.store import Repository, RepositoryName, Sink, Source, tag_of
 from pierhead.transfer import Transfer
 from pierhead.transport import Cause, TransportError
 from pierhead.tree import Tree
@@ -416,7 +417,8 @@ def test_into_a_store(tmp_path: Path) -> None:
     assert repository.resolve(f"{tag_of(TOP)}.sig").digest == expected["cosign"].digest
 
 
-def test_what_nobody_understands_is_told() -> None:
+def with_strange_referrer() -> tuple[Remote, Descriptor]:
+    """The image at a registry that lists something for it whose kind nobody knows."""
     store = MemoryStore()
     stock(store, IMAGE)
     strange = blob_of(b"{}", "application/vnd.oci.artifact.manifest.v1+json")
@@ -425,11 +427,39 @@ def test_what_nobody_understands_is_told() -> None:
     def tell(request: Request) -> Response:
         return said(200, index) if f"/referrers/{TOP}" in request.url else Registry(store).handle(request)
 
-    result = copied_to(MemoryStore().repository(COPY), remote_of(Loopback({"a.example": tell}), "a.example"))
+    return remote_of(Loopback({"a.example": tell}), "a.example"), strange
+
+
+def test_what_nobody_understands_is_told() -> None:
+    remote, strange = with_strange_referrer()
+    result = copied_to(MemoryStore().repository(COPY), remote)
     assert result.copied == ()
     ((referrer, why),) = result.skipped
     assert referrer.descriptor.digest == strange.digest
     assert "artifact.manifest" in why
+
+
+def test_what_is_read_to_be_written_elsewhere(tmp_path: Path) -> None:
+    source, expected = sources(tmp_path)["api"]()
+    found = read_referrers(source, [TOP, *CHILDREN])
+    assert {tree.top.digest for _, tree in found.trees} == {item.digest for item in expected.values()}
+    assert all(len(tree.manifests) == 1 and tree.blobs for _, tree in found.trees)
+    assert [referrer.tag for referrer, _ in found.trees if referrer.tag] == [f"{tag_of(TOP)}.sig"]
+    assert found.skipped == ()
+
+
+def test_what_nobody_understands_is_not_read() -> None:
+    remote, strange = with_strange_referrer()
+    found = read_referrers(remote, [TOP])
+    assert found.trees == ()
+    assert [referrer.descriptor.digest for referrer, _ in found.skipped] == [strange.digest]
+
+
+def test_manifests_without_end_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, _ = sources(tmp_path)["memory"]()
+    monkeypatch.setattr("pierhead.referrers.MANIFESTS_LIMIT_BYTES", 1000)
+    with pytest.raises(ReferrersUnknown, match="more than 1000 bytes"):
+        read_referrers(source, [TOP, *CHILDREN])
 
 
 def test_a_referrer_that_is_an_index() -> None:

@@ -15,6 +15,7 @@ import zstandard
 from command import PIERHEAD, RUN_SECONDS, Ran, Served, environment, run_pierhead, serve, start_pierhead
 from images import Image, make_image
 from pierhead.archive import open_archive
+from pierhead.archive.present import present
 from pierhead.layout import LayoutStore
 from pierhead.reference import Reference
 from stocked import stock
@@ -187,6 +188,8 @@ def test_json(root: Path, tmp_path: Path) -> None:
                 "platforms": ["linux/arm64"],
                 "route": None,
                 "fetched_bytes": 0,
+                "referrers": [],
+                "referrers_left_out": [],
                 "error": None,
                 "exit_code": 0,
             }
@@ -303,6 +306,19 @@ def test_what_is_not_in_the_store_is_pulled_and_only_that(registry: Served, tmp_
     assert (root / "index.json").read_text().count(name) == 2
 
 
+def test_an_index_of_the_store_that_cannot_be_written_is_told_and_the_file_is_whole(
+    registry: Served, tmp_path: Path
+) -> None:
+    root, file, name = tmp_path / "store", tmp_path / "it.tar", f"{registry.address}/team/app:v2"
+    root.mkdir()
+    (root / "index.json").write_text("somebody else's")
+    ran = save(root, name, "-o", file, "--json")
+    (problem,) = json.loads(ran.out)["problems"]
+    assert (problem["id"], problem["severity"]) == ("index-not-written", "warning")
+    assert f"warning: {problem['message']}" in ran.err
+    assert digests(file) == {name: IMAGES[APP].digest}
+
+
 def test_a_platform_that_is_not_in_the_store_is_pulled(registry: Served, tmp_path: Path) -> None:
     root, file, name = tmp_path / "store", tmp_path / "it.tar", f"{registry.address}/team/multi:1"
     for architecture in ("amd64", "arm64"):
@@ -330,6 +346,34 @@ def test_by_registries_yaml(registry: Served, tmp_path: Path) -> None:
         "all",
     )
     assert digests(tmp_path / "it.tar") == {"docker.io/rancher/app:v2": IMAGES[APP].digest}
+
+
+def test_a_tag_beside_a_digest_is_the_name_that_k3s_imports(root: Path, tmp_path: Path) -> None:
+    """K3s needs a tag, and adds `repository@digest` itself: so a node finds the image by both."""
+    image, file = IMAGES[MULTI], tmp_path / "it.tar"
+    pinned = f"multi:1@{image.digest}"
+    for platform in ("all", "linux/amd64"):  # a name by digest stays what it is, whatever is left out of it
+        ran = save(root, "--images", "-", "--platform", platform, "-o", file, stdin=f"{pinned}\n")
+        assert digests(file) == {MULTI: image.digest}
+        assert ran.out.startswith(f"docker.io/library/multi@{image.digest}  {image.digest}  linux/amd64")
+    with open_archive(file) as archive:
+        (found,) = archive.images
+        assert [str(item) for item in present(archive.content, found.descriptor).platforms] == ["linux/amd64"]
+    save(root, MULTI, pinned, "--platform", "all", "-o", file)
+    assert digests(file) == {MULTI: image.digest}
+    ran = save(root, MULTI, pinned, "--platform", "linux/amd64", "-o", tmp_path / "two.tar", code=2)
+    assert f"{MULTI} stands for two images here" in ran.err
+    save(root, f"multi@{image.digest}", "-o", tmp_path / "two.tar", code=2)
+    assert not (tmp_path / "two.tar").exists()
+
+
+def test_other_archives_have_the_name_by_digest_where_there_is_one(root: Path, tmp_path: Path) -> None:
+    image, file = IMAGES[MULTI], tmp_path / "it.tar"
+    pinned = (f"multi:1@{image.digest}", "--platform", "linux/amd64", "-o", file)
+    save(root, *pinned, "--format", "oci-archive")
+    assert digests(file) == {f"docker.io/library/multi@{image.digest}": image.digest}
+    save(root, *pinned, "--format", "docker-archive")
+    assert list(digests(file)) == [MULTI]
 
 
 def test_one_that_fails_leaves_no_file_and_with_partial_the_others(

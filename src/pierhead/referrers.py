@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 from urllib.parse import quote, urljoin
 
@@ -24,15 +26,23 @@ from pierhead.push import RemoteSink
 from pierhead.reference import Digest, InvalidDigest, Reference
 from pierhead.refusal import Refusal, status_hint
 from pierhead.routing import Route
-from pierhead.store import NotFound, Sink, Source, as_referrer
-from pierhead.transfer import Copied, Transfer
-from pierhead.tree import Tree
+from pierhead.store import (
+    COSIGN_SUFFIXES,
+    NotFound,
+    Referrer,
+    Sink,
+    Source,
+    as_referrer,
+    follow_referrers,
+    tag_of,
+)
+from pierhead.transfer import Copied, Interrupted, Transfer
+from pierhead.tree import MANIFESTS_LIMIT_BYTES, Tree, read_tree
 from pierhead.walk import AllRoutesFailed, resolve
 from pierhead.wire import Headers, Request, Response, next_link
 
 REFERRERS_LIMIT: Final = 1000  # in all, for one image
 PAGES_LIMIT: Final = 100
-COSIGN_SUFFIXES: Final = (".sig", ".att", ".sbom")
 NO_API: Final = frozenset({404, 405, 501})
 
 T = TypeVar("T")
@@ -40,6 +50,25 @@ T = TypeVar("T")
 
 class ReferrersUnknown(PierheadError):
     """A registry does not say what refers to an image, or says it in a way that cannot be used."""
+
+
+class ReferrersMissing(PierheadError):
+    """An image is where it should be, and not all of what refers to it."""
+
+    def __init__(self, name: str, error: PierheadError) -> None:
+        super().__init__(f"{name} is there, but not all that refers to it: {error.message}", hint=error.hint)
+        self.exit_code = error.exit_code
+
+
+@contextmanager
+def beside(name: str) -> Iterator[None]:
+    """While what refers to the image `name`, which is there, is copied: raises `ReferrersMissing` if it cannot be."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except PierheadError as error:
+        raise ReferrersMissing(name, error) from error
 
 
 class Asked(Protocol):
@@ -56,15 +85,6 @@ class Referred(Protocol):
     """A store's repository, which knows by itself."""
 
     def referrers(self, subject: Digest, artifact_type: str = "") -> Sequence[Descriptor]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Referrer:
-    """Something that refers to `subject`: by its manifest, or, where there is a `tag`, by being named after it."""
-
-    descriptor: Descriptor
-    subject: Digest
-    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +119,10 @@ def find_all_referrers(source: Source, subjects: Iterable[Digest]) -> Iterator[R
 
     Who was not read yet when something raises can still be: what was found before was given.
     """
-    waiting, seen = list(dict.fromkeys(subjects)), set[tuple[Digest, str]]()
-    asked = set(waiting)
-    while waiting:
-        for referrer in find_referrers(source, waiting.pop(0)):
-            key = referrer.descriptor.digest, referrer.tag
-            if key in seen:
-                continue
-            seen.add(key)
-            if len(seen) > REFERRERS_LIMIT:
-                raise ReferrersUnknown(f"more than {REFERRERS_LIMIT} artifacts refer to one image, or to each other")
-            yield referrer
-            if referrer.descriptor.digest not in asked:
-                asked.add(referrer.descriptor.digest)
-                waiting.append(referrer.descriptor.digest)
-
-
-def tag_of(subject: Digest) -> str:
-    """The tag that stands for what refers to a digest (OCI distribution specification 1.1, "Referrers Tag Schema")."""
-    return f"{subject.algorithm[:32]}-{subject.hex[:64]}"
+    for number, referrer in enumerate(follow_referrers(partial(find_referrers, source), subjects)):
+        if number == REFERRERS_LIMIT:
+            raise ReferrersUnknown(f"more than {REFERRERS_LIMIT} artifacts refer to one image, or to each other")
+        yield referrer
 
 
 def _listed(source: Source, subject: Digest) -> Sequence[Descriptor]:
@@ -236,11 +241,16 @@ def copy_referrers(transfer: Transfer, source: Source, sink: Sink, subjects: Ite
     Cosign's tags stay tags. A registry that has no referrers API gets the index under the tag that stands for it, whose
     foreign entries are kept. Raises what finding and copying raise; what came before is whole.
     """
+    return copy_found(transfer, source, sink, find_all_referrers(source, subjects))
+
+
+def copy_found(transfer: Transfer, source: Source, sink: Sink, found: Iterable[Referrer]) -> CopiedReferrers:
+    """As `copy_referrers`, where somebody else says what refers to the image."""
     copied: list[tuple[Referrer, Copied]] = []
     skipped: list[tuple[Referrer, str]] = []
-    for referrer in find_all_referrers(source, subjects):
-        if not referrer.descriptor.is_manifest:
-            skipped.append((referrer, f"it is a {referrer.descriptor.media_type or 'thing without a media type'}"))
+    for referrer in found:
+        if (why := _unknown_kind(referrer)) is not None:
+            skipped.append((referrer, why))
             continue
         names = (referrer.tag,) if referrer.tag else ()
         known = Known(source, referrer.descriptor)
@@ -249,6 +259,41 @@ def copy_referrers(transfer: Transfer, source: Source, sink: Sink, subjects: Ite
         for subject in dict.fromkeys(referrer.subject for referrer, _ in copied):
             _keep_listed(sink, subject, [one.descriptor for one, _ in copied if one.subject == subject and not one.tag])
     return CopiedReferrers(tuple(copied), tuple(skipped))
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReferrers:
+    """What refers to an image with all that belongs to it, for whoever writes it himself; `skipped` as when copied."""
+
+    trees: tuple[tuple[Referrer, Tree], ...] = ()
+    skipped: tuple[tuple[Referrer, str], ...] = ()
+
+    def copied(self, written: Callable[[Tree], Copied]) -> CopiedReferrers:
+        """When they were written, each of them as `written` says."""
+        return CopiedReferrers(tuple((referrer, written(tree)) for referrer, tree in self.trees), self.skipped)
+
+
+def read_referrers(source: Source, subjects: Iterable[Digest]) -> ReadReferrers:
+    """What refers to any of `subjects`, and what refers to that. Raises what finding and reading raise.
+
+    All of their manifests are in memory at once, and together no more than those of one image may be.
+    """
+    trees: list[tuple[Referrer, Tree]] = []
+    skipped: list[tuple[Referrer, str]] = []
+    for referrer in find_all_referrers(source, subjects):
+        if (why := _unknown_kind(referrer)) is not None:
+            skipped.append((referrer, why))
+        else:
+            trees.append((referrer, read_tree(source.manifest, referrer.descriptor)))
+        if sum(tree.raw_bytes for _, tree in trees) > MANIFESTS_LIMIT_BYTES:
+            raise ReferrersUnknown(f"manifests of more than {MANIFESTS_LIMIT_BYTES} bytes refer to one image")
+    return ReadReferrers(tuple(trees), tuple(skipped))
+
+
+def _unknown_kind(referrer: Referrer) -> str | None:
+    """Why nobody here understands it; None if somebody does."""
+    descriptor = referrer.descriptor
+    return None if descriptor.is_manifest else f"it is a {descriptor.media_type or 'thing without a media type'}"
 
 
 def list_subjects(sink: Sink, tree: Tree) -> None:

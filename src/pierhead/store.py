@@ -32,6 +32,8 @@ _PATH = re.compile(rf"{_PART}(?:/{_PART})*")
 _TAG = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{TAG_LIMIT - 1}}}")
 _NAMESPACE = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*)(?::[0-9]+)?")
 
+COSIGN_SUFFIXES: Final = (".sig", ".att", ".sbom")  # of the tags that cosign gives to what refers to a digest
+
 
 class InvalidName(UsageError):
     """A repository, tag or registry name that no store takes."""
@@ -392,6 +394,36 @@ def as_referrer(manifest: Manifest, descriptor: Descriptor) -> Descriptor:
         annotations=manifest.annotations,
         artifact_type=manifest.artifact_type,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """Something that refers to `subject`: by its manifest, or, where there is a `tag`, by being named after it."""
+
+    descriptor: Descriptor
+    subject: Digest
+    tag: str = ""
+
+
+def tag_of(subject: Digest) -> str:
+    """The tag that stands for what refers to a digest (OCI distribution specification 1.1, "Referrers Tag Schema")."""
+    return f"{subject.algorithm[:32]}-{subject.hex[:64]}"
+
+
+def follow_referrers(find: Callable[[Digest], Iterable[Referrer]], subjects: Iterable[Digest]) -> Iterator[Referrer]:
+    """What refers to any of `subjects`, and what refers to that, each once; `find` gives what refers to one digest."""
+    waiting, seen = list(dict.fromkeys(subjects)), set[tuple[Digest, str]]()
+    asked = set(waiting)
+    while waiting:
+        for referrer in find(waiting.pop(0)):
+            key = referrer.descriptor.digest, referrer.tag
+            if key in seen:
+                continue
+            seen.add(key)
+            yield referrer
+            if referrer.descriptor.digest not in asked:
+                asked.add(referrer.descriptor.digest)
+                waiting.append(referrer.descriptor.digest)
 
 
 def cut_short(descriptor: Descriptor, got_bytes: int) -> ContentMismatch:

@@ -7,6 +7,7 @@ which it is, its content tells. `LayoutFolder` writes a layout that other tools 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, Self
@@ -21,7 +22,8 @@ from pierhead.archive.members import Members
 from pierhead.archive.named import ArchivedImage, pick
 from pierhead.archive.unpacked import plain
 from pierhead.errors import UsageError
-from pierhead.store import Source
+from pierhead.reference import Digest
+from pierhead.store import Referrer, Source
 
 __all__ = ["Archive", "ArchivedImage", "InvalidArchive", "LayoutFolder", "open_archive"]
 
@@ -33,15 +35,21 @@ class Archive(Protocol):
     def path(self) -> Path: ...
 
     @property
-    def images(self) -> tuple[ArchivedImage, ...]: ...
+    def images(self) -> tuple[ArchivedImage, ...]:
+        """Its images; what only refers to them is none (`referring`)."""
+        ...
 
     @property
     def content(self) -> Source:
-        """Everything in it, whichever image it belongs to."""
+        """Everything in it, whichever image it belongs to; it knows what refers to what (`referrers.Referred`)."""
         ...
 
     def find(self, name: str) -> ArchivedImage:
         """The image of that name; raises `NotFound`, `UsageError`. See `named.pick`."""
+        ...
+
+    def referrers(self, subjects: Iterable[Digest]) -> list[Referrer]:
+        """What in it refers to any of these manifests, and what refers to that; what cannot be read does not."""
         ...
 
     def close(self) -> None: ...
@@ -54,14 +62,20 @@ class Archive(Protocol):
 class _Opened:
     """An archive of any kind; `leaving` holds what is to be let go of."""
 
-    def __init__(self, path: Path, images: tuple[ArchivedImage, ...], content: Contents, leaving: ExitStack) -> None:
+    def __init__(self, path: Path, content: Contents, leaving: ExitStack) -> None:
         self.path = path
-        self.images = images
-        self.content: Source = content
+        self.content = content
         self._leaving = leaving
 
+    @property
+    def images(self) -> tuple[ArchivedImage, ...]:
+        return self.content.images
+
     def find(self, name: str) -> ArchivedImage:
-        return pick(self.images, name, self.path)
+        return pick(self.content.entries if name else self.images, name, self.path)
+
+    def referrers(self, subjects: Iterable[Digest]) -> list[Referrer]:
+        return list(self.content.referring.to(subjects))
 
     def close(self) -> None:
         self._leaving.close()
@@ -80,11 +94,10 @@ def open_archive(path: Path, *, scratch: Path | None = None) -> Archive:
     `InvalidArchive` for what is hostile, cut, or none; `UnreadableStream`, `StoreUnwritable`, `NotFound`.
     """
     with ExitStack() as undo:
-        images, content = _read(path, scratch, undo)
-        return _Opened(path, images, content, undo.pop_all())
+        return _Opened(path, _read(path, scratch, undo), undo.pop_all())
 
 
-def _read(path: Path, scratch: Path | None, leaving: ExitStack) -> tuple[tuple[ArchivedImage, ...], Contents]:
+def _read(path: Path, scratch: Path | None, leaving: ExitStack) -> Contents:
     if path.is_dir():
         return read_layout(FolderFiles(path), path)
     if not path.is_file():
@@ -94,8 +107,7 @@ def _read(path: Path, scratch: Path | None, leaving: ExitStack) -> tuple[tuple[A
     if MARKER in members:  # as containerd: the OCI side wins
         return read_layout(members, path)
     if MANIFESTS in members:
-        docker = DockerArchive(members)
-        return docker.images, docker.content
+        return DockerArchive(members).content
     raise InvalidArchive(
         path,
         f"it has neither {MARKER} nor {MANIFESTS}" + (f", though {INDEX}" if INDEX in members else ""),

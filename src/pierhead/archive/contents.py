@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from pierhead.archive.invalid import InvalidArchive
 from pierhead.archive.named import ArchivedImage, is_digest, pick
+from pierhead.archive.referring import Referring
 from pierhead.body import Blob, BytesBlob, FileBlob, read_all
 from pierhead.errors import PierheadError
 from pierhead.oci import MANIFEST_LIMIT_BYTES, Descriptor, parse_manifest
@@ -24,21 +26,38 @@ class Contents:
     """
 
     def __init__(
-        self, path: Path, images: Sequence[ArchivedImage], locate: Locate, *, made: Mapping[Digest, bytes] | None = None
+        self,
+        path: Path,
+        entries: Sequence[ArchivedImage],
+        locate: Locate,
+        *,
+        made: Mapping[Digest, bytes] | None = None,
     ) -> None:
-        """`made` are manifests that stand in no file."""
+        """`entries` are what is listed in it, `made` manifests that stand in no file."""
         self.path = path
-        self._images = images
+        self.entries = tuple(entries)
         self._locate = locate
         self._made = made or {}
 
+    @cached_property
+    def images(self) -> tuple[ArchivedImage, ...]:
+        """The entries that are images: what merely refers to one of them is none, unless it has a full name."""
+        if all(entry.reference for entry in self.entries):  # for which no manifest has to be read
+            return self.entries
+        return self.referring.images()
+
+    @cached_property
+    def referring(self) -> Referring:
+        """What its entries refer to."""
+        return Referring(self, self.entries)
+
     def resolve(self, reference: str) -> Descriptor:
-        for image in self._images:
+        for image in self.entries:
             if reference == str(image.descriptor.digest):
                 return image.descriptor
         if is_digest(reference):
             return self._by_digest(Digest.parse(reference))
-        return pick(self._images, reference, self.path).descriptor
+        return pick(self.entries, reference, self.path).descriptor
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         raw = self._small(descriptor.digest)
@@ -57,6 +76,12 @@ class Contents:
 
     def reject(self, descriptor: Descriptor) -> bool:
         return False
+
+    def referrers(self, subject: Digest, artifact_type: str = "") -> Sequence[Descriptor]:
+        """As `store.Repository.referrers`; raises what an entry cannot be read for that might refer to anything."""
+        if self.referring.unread:
+            raise self.referring.unread[0]
+        return [item for item in self.referring.listed(subject) if artifact_type in ("", item.artifact_type)]
 
     def _by_digest(self, digest: Digest) -> Descriptor:
         raw = self._small(digest)

@@ -47,8 +47,7 @@ class DockerArchive:
         self._places: dict[Digest, FileBlob] = {}
         self._layers: dict[tuple[int, str], Descriptor] = {}
         self._made: dict[Digest, bytes] = {}
-        self.images = each_once(self._read(), self._path)
-        self.content = Contents(self._path, self.images, self._places.get, made=self._made)
+        self.content = Contents(self._path, each_once(self._read(), self._path), self._places.get, made=self._made)
 
     def _read(self) -> Iterator[ArchivedImage]:
         value = read_json(self._file(MANIFESTS), self._path, MANIFESTS)

@@ -18,6 +18,8 @@ from pierhead.oci import JSON_ITEMS_LIMIT, Descriptor
 MARKER: Final = "oci-layout"
 INDEX: Final = "index.json"
 LAYOUT_VERSION: Final = "1.0.0"
+# Ours: the tag of what is no image, where containerd would make one of whatever has a name (`writing`).
+TAG_NAME: Final = "io.pierhead.tag"
 JSON_LIMIT_BYTES: Final = 20 * 1024 * 1024  # As containerd: core/images/archive/importer.go, jsonLimit
 
 Entry = dict[str, Any]
@@ -67,9 +69,9 @@ def entry_descriptor(entry: Entry, path: Path) -> Descriptor:
 
 
 def entry_name(entry: Entry) -> str:
-    """What an entry calls its image: as containerd if it says so, else as skopeo; empty if it has no name."""
+    """What an entry calls its image: as containerd if it says so, else as skopeo, else as we do; or empty."""
     annotations = entry.get("annotations")
     if not isinstance(annotations, dict):
         return ""
-    found = (annotations.get(key) for key in (CONTAINERD_NAME, REF_NAME))
+    found = (annotations.get(key) for key in (CONTAINERD_NAME, REF_NAME, TAG_NAME))
     return next((name for name in found if isinstance(name, str) and name), "")

@@ -38,13 +38,13 @@ class FolderFiles:
         return FileBlob(path, 0, found.st_size)
 
 
-def read_layout(files: Files, path: Path) -> tuple[tuple[ArchivedImage, ...], Contents]:
-    """The images of a layout and its content; raises `InvalidArchive`."""
+def read_layout(files: Files, path: Path) -> Contents:
+    """What is in a layout; raises `InvalidArchive`."""
     check_marker(_needed(files, path, MARKER), path)
     index = read_index(_needed(files, path, INDEX), path)
     entries = [(entry_name(entry), entry_descriptor(entry, path)) for entry in index["manifests"]]
-    images = each_once((ArchivedImage.of(name, descriptor) for name, descriptor in entries), path)
-    return images, Contents(path, images, partial(blob_in, files))
+    listed = each_once((ArchivedImage.of(name, descriptor) for name, descriptor in entries), path)
+    return Contents(path, listed, partial(blob_in, files))
 
 
 def _needed(files: Files, path: Path, name: str) -> FileBlob:

@@ -2,7 +2,7 @@
 
 Every image stands under its own name, `docker.io/library/redis:7` as `library/redis` of `?ns=docker.io`, and under its
 path alone, as a plain registry that was filled with it would have it. Where two registries have images of one path and
-tag, that tag is nobody's without `?ns=`: nothing is guessed.
+tag, that tag is nobody's without `?ns=`: nothing is guessed. What refers to an image stands in the image's repository.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pierhead.store import (
     Expected,
     Name,
     NotFound,
+    Referrer,
     RepositoryName,
     Session,
     Source,
@@ -108,12 +109,27 @@ class ArchiveStore:
                 yield _problem("unnamed-image", f"{name} has no full name, so nobody can ask for it")
                 continue
             try:
-                found = present(self.content, image.descriptor)
-                self._require_own(found.tree)
+                tree = self._read(image.descriptor)
             except PierheadError as error:
                 yield _problem("unusable-image", f"{reference} is not served: {error}")
                 continue
-            yield from self._add(reference, found.tree)
+            yield from self._add(reference, reference.object, tree)
+            for referrer in archive.referrers(tree.manifests):
+                yield from self._add_referrer(reference, referrer)
+
+    def _add_referrer(self, to: Reference, referrer: Referrer) -> Iterator[Problem]:
+        digest = str(referrer.descriptor.digest)
+        try:
+            tree = self._read(referrer.descriptor)
+        except PierheadError as error:
+            yield _problem("unusable-image", f"{digest}, which refers to {to}, is not served: {error}")
+            return
+        yield from self._add(to, referrer.tag or digest, tree)
+
+    def _read(self, top: Descriptor) -> Tree:
+        tree = present(self.content, top).tree
+        self._require_own(tree)
+        return tree
 
     def _require_own(self, tree: Tree) -> None:
         """Raises `InvalidArchive` if a file of a folder is a link: it could show any file of this machine to others.
@@ -128,13 +144,16 @@ class ArchiveStore:
                     self.path, "is a link", member=name, hint="copy the layout with its links followed"
                 )
 
-    def _add(self, reference: Reference, tree: Tree) -> Iterator[Problem]:
-        for namespace in (reference.registry, ""):
-            shelf = self._shelves.setdefault(RepositoryName(reference.repository, namespace), _Shelf())
+    def _add(self, of: Reference, name: str, tree: Tree) -> Iterator[Problem]:
+        """Show something in the repository of an image, under this tag or digest."""
+        for namespace in (of.registry, ""):
+            repository = RepositoryName(of.repository, namespace)
+            shelf = self._shelves.setdefault(repository, _Shelf())
             shelf.take(tree)
-            if not shelf.name(reference.object, tree.top):
-                what = f"{reference.repository}:{reference.object}" if not namespace else str(reference)
-                yield _problem("ambiguous-name", f"{what} is the name of two images, and served as neither")
+            if not shelf.name(name, tree.top):
+                yield _problem(
+                    "ambiguous-name", f"{repository}:{name} is the name of two images, and served as neither"
+                )
 
 
 def _problem(id: str, message: str) -> Problem:

@@ -6,6 +6,12 @@ takes from /var/lib/rancher/k3s/agent/images. `oci-archive` is the same layout i
 `docker-archive` is what `docker save` wrote before it knew of OCI (Docker image specification v1.2, "Combined Image
 JSON + Filesystem Changeset Format"); the layers stay compressed as they are, which every reader of it takes.
 
+What refers to an image stands in `index.json` behind all images, and for docker there is none of it. In an oci-archive
+it is as `LayoutFolder` lists it: without a name, or under the tag that cosign gives. containerd's import, which K3s
+calls without a translator of names, makes an image of every entry that has either of the two annotations of a name, and
+K3s gives up on a file with one whose name has no repository and tag (containerd, client/import.go: imageName; K3s,
+pkg/agent/containerd: preloadFile, retagImages). So in a k3s-airgap the tag is in an annotation of our own.
+
 The names come first, then what is small, then the layers: a reader knows what comes before it comes. The same images
 give the same bytes: they are sorted, and no time, owner or mode is anybody's.
 """
@@ -18,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from pierhead.archive.json_files import INDEX, LAYOUT_VERSION, MARKER
+from pierhead.archive.json_files import INDEX, LAYOUT_VERSION, MARKER, TAG_NAME
 from pierhead.archive.named import parse_full
 from pierhead.body import Buffer, Write
 from pierhead.errors import UsageError
@@ -41,11 +47,15 @@ DOCKERS_CHOICE: Final = Platform("linux", "amd64")
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An image to be written: its full name (may be empty), where it is, and what belongs to it (`tree.read_tree`)."""
+    """An image to be written: its full name (may be empty), where it is, and what belongs to it (`tree.read_tree`).
+
+    `referrers` are what refers to it; their names are the tags that cosign gives, or empty.
+    """
 
     name: str
     source: Source
     tree: Tree
+    referrers: tuple[Packed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +97,24 @@ def _sorted(images: Iterable[Packed]) -> list[Packed]:
     for image in images:
         known = found.setdefault((image.name, None if image.name else image.tree.top.digest), image)
         if known.tree.top.digest != image.tree.top.digest:
-            raise Unwritable(f"{image.name} stands for two images here", hint="give one of them another name")
+            raise Unwritable(
+                f"{image.name} stands for two images here", hint="give one of them another name, or write two files"
+            )
     return sorted(found.values(), key=lambda image: (image.name, str(image.tree.top.digest)))
+
+
+def _referrers(images: Iterable[Packed]) -> list[Packed]:
+    """What refers to any of them, in order, each once."""
+    return _sorted(referrer for image in images for referrer in image.referrers)
+
+
+def refuse_referrers(format: Format) -> None:
+    """Raises `Unwritable` if there is no place in this format for what refers to an image."""
+    if format == "docker-archive":
+        raise Unwritable(
+            "a docker-archive holds images alone, and not what refers to them",
+            hint="write it with --format oci-archive",
+        )
 
 
 # ── what stands in it ────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,7 +147,7 @@ def _k3s_airgap(images: Sequence[Packed]) -> _Members:
         # As containerd: ociReferenceName.
         return {CONTAINERD_NAME: image.name, REF_NAME: tag_for_k3s(image.name)}
 
-    index = _index((image, named(image)) for image in images)
+    index = _index(images, named, TAG_NAME)
     chosen = [(image, manifest) for image in images if (manifest := _dockers_choice(image.tree)) is not None]
     return _layout(images, {INDEX: index, DOCKER_MANIFEST: _docker_manifest(chosen, _blob_path, _blob_path)})
 
@@ -131,11 +157,12 @@ def _oci_archive(images: Sequence[Packed]) -> _Members:
         full = {CONTAINERD_NAME: image.name} if parse_full(image.name) else {}  # a tag alone is no name to containerd
         return {**full, REF_NAME: image.name} if image.name else {}
 
-    return _layout(images, {INDEX: _index((image, named(image)) for image in images)})
+    return _layout(images, {INDEX: _index(images, named, REF_NAME)})
 
 
 def _layout(images: Sequence[Packed], files: Mapping[str, bytes]) -> _Members:
     """An OCI image layout: the manifests among the files, the configurations before the layers."""
+    images = [*images, *_referrers(images)]
     items = [item for image in images for item in image.tree.manifests.values()]
     manifests = {_blob_path(descriptor): raw for descriptor, raw in items}
     blobs: _Blobs = {}
@@ -152,6 +179,8 @@ def _layout(images: Sequence[Packed], files: Mapping[str, bytes]) -> _Members:
 
 
 def _docker_archive(images: Sequence[Packed]) -> _Members:
+    if any(image.referrers for image in images):
+        refuse_referrers("docker-archive")
     chosen = [(image, _only(image)) for image in images]
     blobs: _Blobs = {}
     for image, manifest in chosen:
@@ -193,13 +222,18 @@ def _layer_path(descriptor: Descriptor) -> str:
     return f"{descriptor.digest.hex}.tar"
 
 
-def _index(images: Iterable[tuple[Packed, Mapping[str, str]]]) -> bytes:
-    """The `index.json` with these images, and what is said of each."""
-    manifests = []
-    for image, said in images:
-        top = image.tree.manifests[image.tree.top.digest][0]
-        manifests.append(Descriptor(top.media_type, top.digest, top.size_bytes, annotations=said).to_json())
+def _index(images: Sequence[Packed], named: Callable[[Packed], Mapping[str, str]], tag_name: str) -> bytes:
+    """The `index.json`: the images as `named`, then what refers to them, with its tag as the annotation `tag_name`."""
+    manifests = [_entry(image, named(image)) for image in images]
+    manifests += [
+        _entry(referrer, {tag_name: referrer.name} if referrer.name else {}) for referrer in _referrers(images)
+    ]
     return _json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests})
+
+
+def _entry(image: Packed, said: Mapping[str, str]) -> dict[str, Any]:
+    top = image.tree.manifests[image.tree.top.digest][0]
+    return Descriptor(top.media_type, top.digest, top.size_bytes, annotations=said).to_json()
 
 
 def _docker_manifest(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pierhead.cli import options, show_error, write_json
+from pierhead.cli.copying.shown import referrers_json, with_referrers
 from pierhead.errors import ExitCode, PierheadError, UsageError
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def load(files: tuple[Path, ...], output: str, quiet: bool, **flags: Any) -> int
 
     FILE is what docker save, podman save, skopeo, ctr, `pierhead save` or K3s' release page gives, also compressed with
     zstd or gzip; or the folder of an OCI layout. Everything is checked before it is written, and nothing outside of the
-    store is touched. With --containerd the images come under their own names into a containerd, for every platform that
-    the archive has, and are unpacked when their first container starts.
+    store is touched. What FILE has that refers to an image, such as signatures, comes into the image's repository. With
+    --containerd the images come under their own names into a containerd, for every platform that the archive has, and
+    are unpacked when their first container starts.
     """
     from pierhead.loading import exit_code
     from pierhead.loading import load as load_files
@@ -136,7 +138,8 @@ def _show(results: Sequence[Loaded], *, quiet: bool) -> None:
         if copied:
             new, known = options.size_text(copied.fetched_bytes), options.size_text(copied.reused_bytes)
             amount = f"wrote {new}, had {known}" if copied.fetched_bytes else f"had all {known}"
-        click.echo(f"{result.name}  {result.descriptor.digest}  {amount}")
+        came = with_referrers(len(result.referrers.copied) if result.referrers else 0)
+        click.echo(f"{result.name}  {result.descriptor.digest}  {amount}{came}")
         if result.absent and not quiet:
             click.echo(f"not in {result.file}: {', '.join(map(str, result.absent))} of {result.name}", err=True)
 
@@ -164,6 +167,7 @@ def _loaded_json(result: Loaded) -> dict[str, Any]:
         "size_bytes": copied.size_bytes if copied else None,
         "written_bytes": copied.fetched_bytes if copied else None,
         "reused_bytes": copied.reused_bytes if copied else None,
+        **referrers_json(result.referrers),
         "error": error.message if error else None,
         "exit_code": int(error.exit_code if error else ExitCode.DONE),
     }

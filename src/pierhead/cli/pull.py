@@ -8,8 +8,9 @@ import click
 
 from pierhead.cli import naming, options, problem_json, show_error, show_problem, write_json
 from pierhead.cli.attempts import attempt_json, served_by, show_failures
+from pierhead.cli.copying.shown import referrers_json, show_left_out, with_referrers
 from pierhead.cli.lists import LISTS, read_images
-from pierhead.cli.pulling import LOCKED, PLATFORMS, pulling
+from pierhead.cli.pulling import LOCKED, PLATFORMS, REFERRERS, pulling
 from pierhead.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @options.configuration
 @options.root
 @PLATFORMS
+@REFERRERS
 @options.transfers
 @options.own_registry
 @options.timeouts
@@ -75,8 +77,10 @@ def _show(results: Sequence[Pulled], *, quiet: bool) -> None:
             continue
         if not quiet:
             show_failures(result.attempts)
+        show_left_out(result.referrers, str(result.reference))
         copied, place = result.copied, served_by(result.attempts, result.route)
-        click.echo(f"{result.reference}  {copied.descriptor.digest}  from {place}  {_amount(copied)}")
+        came = with_referrers(len(result.referrers.copied) if result.referrers else 0)
+        click.echo(f"{result.reference}  {copied.descriptor.digest}  from {place}  {_amount(copied)}{came}")
 
 
 def _amount(copied: Copied) -> str:
@@ -97,6 +101,7 @@ def _pulled_json(result: Pulled) -> dict[str, Any]:
         "attempts": [attempt_json(attempt) for attempt in result.attempts],
         "fetched_bytes": copied.fetched_bytes if copied else 0,
         "reused_bytes": copied.reused_bytes if copied else 0,
+        **referrers_json(result.referrers),
         "seconds": round(result.seconds, 6),
         "problems": [problem_json(problem) for problem in result.problems],
         "error": result.error.message if result.error else None,

@@ -37,16 +37,20 @@ PLATFORMS: Final = click.option(
     metavar="OS/ARCH[/VARIANT]",
     help="The platform to take out of an index; repeatable; `all` for every one. Default: this machine's.",
 )
+REFERRERS: Final = click.option(
+    "--referrers", is_flag=True, help="What refers to an image comes with it: signatures, SBOMs, attestations."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Pulling:
-    """A store, and what it is filled with. `fetch` gets lists of images."""
+    """A store, and what it is filled with. `fetch` gets lists of images; `referrers`: what refers to them comes too."""
 
     store: LayoutStore
     fetch: Fetch
     platforms: Sequence[Platform]
     guard: Guard | None
+    referrers: bool
     _puller: Puller
     _transfer: Transfer
     _at_once: int
@@ -85,8 +89,10 @@ def pulling(flags: Mapping[str, Any], *, quiet: bool) -> Iterator[Pulling]:
             platforms,
             user_agent=options.USER_AGENT,
             guard=guard,
+            referrers=flags["referrers"],
         )
-        yield Pulling(store, fetching(world, transport, timeouts), platforms, guard, puller, transfer, flags["jobs"])
+        fetch, referrers = fetching(world, transport, timeouts), flags["referrers"]
+        yield Pulling(store, fetch, platforms, guard, referrers, puller, transfer, flags["jobs"])
 
 
 def guard_of(file: Path | None) -> Guard | None:

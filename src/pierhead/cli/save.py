@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,17 +13,21 @@ import click
 
 from pierhead.cli import naming, options, problem_json, show_error, show_problem, write_json
 from pierhead.cli.attempts import served_by, show_failures
-from pierhead.cli.lists import LISTS, read_images
-from pierhead.cli.pulling import LOCKED, PLATFORMS, Pulling, pulling
+from pierhead.cli.copying.shown import left_out_json, referrer_json, show_left_out, with_referrers
+from pierhead.cli.lists import LISTS, read_tagged
+from pierhead.cli.pulling import LOCKED, PLATFORMS, REFERRERS, Pulling, pulling
 from pierhead.errors import ExitCode, PierheadError, Problem, UsageError
 
 if TYPE_CHECKING:
     from pierhead.archive.writing import Format, Packed, Written
     from pierhead.body import Buffer, Write
     from pierhead.compression import Kind
+    from pierhead.layout import LayoutRepository
     from pierhead.oci import Platform
     from pierhead.pull import Pulled
     from pierhead.reference import Reference
+    from pierhead.store import Referrer
+    from pierhead.tree import Tree
 
 STDOUT: Final = "-"
 K3S_FOLDER: Final = "/var/lib/rancher/k3s/agent/images"
@@ -39,6 +43,8 @@ SUFFIXES: Final[dict[str, Kind | None]] = {
     ".tar.lz4": None,
 }
 _SUFFIX_OF: Final[dict[Kind, str]] = {"none": ".tar", "zstd": ".tar.zst", "gzip": ".tar.gz"}
+# How pulling ends where there is no network, and for an image that no registry has.
+_NOBODY_TO_ASK: Final = frozenset({ExitCode.NETWORK, ExitCode.NOT_FOUND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +62,17 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of one image: `packed` if it can be written, else `error`. `pulled` if it had to be."""
+    """What became of one image: `packed` if it can be written, else `error`. `pulled` if it had to be.
+
+    `unasked` is why the registries could not say what refers to it, if it is written as the store has it.
+    """
 
     reference: Reference
     packed: Packed | None = None
     platforms: tuple[Platform, ...] = ()
+    referrers: tuple[tuple[Referrer, Tree], ...] = ()
     pulled: Pulled | None = None
+    unasked: PierheadError | None = None
     error: PierheadError | None = None
 
 
@@ -84,6 +95,7 @@ class Taken:
 @click.option("--partial", is_flag=True, help="Write the file even if some images cannot be had.")
 @LOCKED
 @PLATFORMS
+@REFERRERS
 @options.configuration
 @options.root
 @options.transfers
@@ -93,25 +105,30 @@ class Taken:
 def save(images: tuple[str, ...], lists: tuple[str, ...], **flags: Any) -> int:
     """Write images into one file: K3s' air-gap tarball, or what docker and podman load.
 
-    What is not in the store is pulled into it first, by registries.yaml. The file appears whole or not at all, and the
-    same images give the same bytes. Of one platform the image itself is written, of several the index.
+    What is not in the store is pulled into it first, by registries.yaml; with --referrers everything is, as only the
+    registries know what refers to it by now. The file appears whole or not at all, and the same images give the same
+    bytes. Of one platform the image itself is written, of several the index.
     """
-    from pierhead.archive.writing import tag_for_k3s
+    from pierhead.archive.writing import refuse_referrers, tag_for_k3s
 
     target, quiet = _target(flags), flags.pop("quiet") or flags["as_json"]
+    if flags["referrers"]:
+        refuse_referrers(target.format)
     if not images and not lists:
         raise UsageError("there is nothing to save", hint="name images, or a list of them with --images")
     with pulling(flags, quiet=quiet) as brought:
-        references, unread = read_images(images, lists, brought.fetch)
+        tagged, unread = read_tagged(images, lists, brought.fetch)
         for problem in unread:
             show_problem(problem)
-        if not references:
+        if not tagged:
             raise UsageError("the list names no image")
-        for reference in references if target.format == "k3s-airgap" else ():
-            tag_for_k3s(str(reference))  # before anything is pulled
-        taken, unpublished = _take(brought, references)
-    _show_trouble(taken, unpublished, quiet=quiet)
-    packed = [image.packed for image in taken if image.packed]
+        names = _names(target, tagged)
+        for name in names.values() if target.format == "k3s-airgap" else ():
+            tag_for_k3s(name)  # before anything is pulled
+        taken, unpublished = _take(brought, list(tagged))
+    problems = list(_problems(taken, unpublished))
+    _show_trouble(taken, problems, quiet=quiet)
+    packed = [replace(image.packed, name=names[image.reference]) for image in taken if image.packed]
     code = ExitCode.PARTIAL if unread else ExitCode.of_all([image.error for image in taken])
     written = None
     if code is ExitCode.DONE or (flags["partial"] and packed):
@@ -122,7 +139,7 @@ def save(images: tuple[str, ...], lists: tuple[str, ...], **flags: Any) -> int:
     for problem in warnings:
         show_problem(problem)
     if flags["as_json"]:
-        write_json(_report_json(target, taken, written, warnings))
+        write_json(_report_json(target, taken, written, [*problems, *warnings]))
     elif written:
         _report(target, taken, written)
     return code
@@ -149,6 +166,18 @@ def _target(flags: dict[str, Any]) -> Target:
         hint = "end it in .tar.zst, .tar.gz or .tar, or say --compress"
         raise UsageError(f"{file} ends in {suffix}, which is not written here", hint=hint)
     return Target(file, flags["format"], kind or (SUFFIXES[suffix] if suffix else None) or "none")
+
+
+def _names(target: Target, tagged: Mapping[Reference, str]) -> dict[Reference, str]:
+    """What each image is called in the file.
+
+    One by digest is called by the tag beside it where a name must have a tag: in docker's archives, and for K3s, which
+    adds the name by digest itself (pkg/agent/containerd: retagImages).
+    """
+    by_tag = target.format != "oci-archive"
+    return {
+        reference: f"{reference.name}:{tag}" if tag and by_tag else str(reference) for reference, tag in tagged.items()
+    }
 
 
 def _suffix(file: str) -> str:
@@ -185,6 +214,16 @@ def _not_for_skopeo(target: Target, packed: Sequence[Packed]) -> Iterator[Proble
 
 def _take(brought: Pulling, references: Sequence[Reference]) -> tuple[list[Taken], PierheadError | None]:
     """Every image out of the store; what is not there, or not whole, is pulled before."""
+    taken = {} if brought.referrers else _at_hand(brought, references)
+    missing = [reference for reference in references if reference not in taken]
+    results, unpublished = brought.pull(missing) if missing else ([], None)
+    for pulled in results:
+        taken[pulled.reference] = _after(brought, pulled)
+    return [taken[reference] for reference in references], unpublished
+
+
+def _at_hand(brought: Pulling, references: Sequence[Reference]) -> dict[Reference, Taken]:
+    """Those images for which no registry has to be asked."""
     from pierhead.locked import TagMovedFromLock
     from pierhead.oci import NoMatchingPlatform
     from pierhead.store import ContentMismatch, NotFound
@@ -197,40 +236,57 @@ def _take(brought: Pulling, references: Sequence[Reference]) -> tuple[list[Taken
             continue  # the registries may have it
         except PierheadError as error:
             taken[reference] = Taken(reference, error=error)
-    missing = [reference for reference in references if reference not in taken]
-    results, unpublished = brought.pull(missing) if missing else ([], None)
-    for pulled in results:
-        taken[pulled.reference] = _after(brought, pulled)
-    return [taken[reference] for reference in references], unpublished
+    return taken
 
 
 def _after(brought: Pulling, pulled: Pulled) -> Taken:
-    """An image after it was pulled."""
-    if pulled.error:
-        return Taken(pulled.reference, pulled=pulled, error=pulled.error)
-    try:
-        return _stored(brought, pulled.reference, pulled)
-    except PierheadError as error:  # somebody else has just removed it
+    """An image after it was pulled; where no registry could be asked, as it is in the store, if it is."""
+    error = pulled.error
+    believed = brought.referrers and not pulled.copied and error and error.exit_code in _NOBODY_TO_ASK
+    if error and not believed:
         return Taken(pulled.reference, pulled=pulled, error=error)
+    try:
+        return replace(_stored(brought, pulled.reference), pulled=pulled, unasked=error)
+    except PierheadError as failed:  # without an error before, somebody else has just removed it
+        return Taken(pulled.reference, pulled=pulled, error=error or failed)
 
 
-def _stored(brought: Pulling, reference: Reference, pulled: Pulled | None = None) -> Taken:
+def _stored(brought: Pulling, reference: Reference) -> Taken:
     """An image as it is in the store; raises `NotFound` if not all of it is."""
     from pierhead.archive.writing import Packed
     from pierhead.chosen import chosen
-    from pierhead.store import NotFound, RepositoryName
+    from pierhead.store import RepositoryName
     from pierhead.tree import read_tree
 
     repository = brought.store.repository(RepositoryName.of(reference))
     whole = brought.guard(reference, repository) if brought.guard else repository
-    source, platforms = chosen(whole, brought.platforms)
+    # What has a digest for a name must stay what it is: of an index the rest is left out.
+    source, platforms = (whole, tuple(brought.platforms)) if reference.digest else chosen(whole, brought.platforms)
     tree = read_tree(source.manifest, source.resolve(reference.object), platforms)
+    _require_blobs(repository, tree)
+    referrers = _stored_referrers(repository, tree) if brought.referrers else ()
+    is_part = tree.top.digest != whole.resolve(reference.object).digest
+    known = tuple(brought.platforms) if is_part else tuple(tree.platforms)
+    beside = tuple(Packed(referrer.tag, repository, below) for referrer, below in referrers)
+    return Taken(reference, Packed(str(reference), repository, tree, beside), known, referrers)
+
+
+def _stored_referrers(repository: LayoutRepository, tree: Tree) -> tuple[tuple[Referrer, Tree], ...]:
+    """What refers to an image in the store; raises `NotFound` if not all of it is there."""
+    from pierhead.referrers import read_referrers
+
+    found = read_referrers(repository, tree.manifests).trees
+    for _, below in found:
+        _require_blobs(repository, below)
+    return found
+
+
+def _require_blobs(repository: LayoutRepository, tree: Tree) -> None:
+    from pierhead.store import NotFound
+
     for descriptor in tree.blobs.values():
         if not repository.has(descriptor):
             raise NotFound(f"{descriptor.digest} is not in the store")
-    is_part = tree.top.digest != whole.resolve(reference.object).digest
-    known = tuple(brought.platforms) if is_part else tuple(tree.platforms)
-    return Taken(reference, Packed(str(reference), repository, tree), known, pulled)
 
 
 def _write(target: Target, packed: Sequence[Packed]) -> tuple[Written, int]:
@@ -272,18 +328,29 @@ class _Counted:
 # ── what is said ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _show_trouble(taken: Sequence[Taken], unpublished: PierheadError | None, *, quiet: bool) -> None:
-    """Where images did not come from, what is odd, and what could not be had."""
-    results = [image.pulled for image in taken if image.pulled]
-    for result in [] if quiet else results:
-        show_failures(result.attempts)
-    for problem in dict.fromkeys(problem for result in results for problem in result.problems):
+def _problems(taken: Sequence[Taken], unpublished: PierheadError | None) -> Iterator[Problem]:
+    """What is odd about how the images were had, each thing once."""
+    yield from dict.fromkeys(problem for image in taken if image.pulled for problem in image.pulled.problems)
+    for image in taken:
+        if image.unasked:
+            why = " ".join(image.unasked.message.split())
+            message = f"{image.reference}: only what the store knows to refer to it is written, for {why}"
+            yield Problem("referrers-not-asked", "warning", message)
+    if unpublished:  # no reason not to save: what is to be saved is there
+        yield Problem("index-not-written", "warning", unpublished.message)
+
+
+def _show_trouble(taken: Sequence[Taken], problems: Sequence[Problem], *, quiet: bool) -> None:
+    """Where images did not come from, what was left out, what is odd, and what could not be had."""
+    for image in taken:
+        if image.pulled and not quiet:
+            show_failures(image.pulled.attempts)
+            show_left_out(image.pulled.referrers, str(image.reference))
+    for problem in problems:
         show_problem(problem)
     for image in taken:
         if image.error:
             show_error(naming(str(image.reference), image.error))
-    if unpublished:  # no reason not to save: what is to be saved is there
-        show_problem(Problem("index-not-written", "warning", unpublished.message))
 
 
 def _report(target: Target, taken: Sequence[Taken], written: tuple[Written, int]) -> None:
@@ -294,7 +361,8 @@ def _report(target: Target, taken: Sequence[Taken], written: tuple[Written, int]
             continue
         platforms = ",".join(map(str, image.platforms))
         words = [str(image.reference), str(image.packed.tree.top.digest), platforms, _place(image)]
-        click.echo("  ".join(word for word in words if word), err=target.is_stdout)
+        line = "  ".join(word for word in words if word)
+        click.echo(f"{line}{with_referrers(len(image.referrers))}", err=target.is_stdout)
     count = len([image for image in taken if image.packed])
     where = "standard output" if target.is_stdout else target.file
     blobs = f"{options.counted(inside.blobs, 'blob')} of {options.size_text(inside.blob_bytes)}"
@@ -303,7 +371,7 @@ def _report(target: Target, taken: Sequence[Taken], written: tuple[Written, int]
 
 
 def _place(image: Taken) -> str:
-    if image.pulled is None:
+    if image.pulled is None or image.unasked:
         return "from the store"
     return f"from {served_by(image.pulled.attempts, image.pulled.route)}"
 
@@ -334,6 +402,10 @@ def _taken_json(image: Taken) -> dict[str, Any]:
         "platforms": [str(platform) for platform in image.platforms],
         "route": served_by(pulled.attempts, pulled.route) if pulled else None,
         "fetched_bytes": pulled.copied.fetched_bytes if pulled and pulled.copied else 0,
+        "referrers": [
+            {**referrer_json(referrer), "size_bytes": below.size_bytes} for referrer, below in image.referrers
+        ],
+        "referrers_left_out": left_out_json(pulled.referrers if pulled else None),
         "error": image.error.message if image.error else None,
         "exit_code": int(image.error.exit_code if image.error else ExitCode.DONE),
     }

@@ -15,12 +15,13 @@ from pierhead.archive import open_archive
 from pierhead.archive.present import Present, present
 from pierhead.errors import ExitCode, PierheadError, UsageError
 from pierhead.oci import Descriptor, Platform
-from pierhead.store import NotFound, Source
+from pierhead.store import NotFound, Referrer, Source
 from pierhead.transfer import Copied, Interrupted
 
 if TYPE_CHECKING:
     from pierhead.archive import Archive, ArchivedImage
     from pierhead.reference import Reference
+    from pierhead.referrers import CopiedReferrers
 
 
 class Unnamed(UsageError):
@@ -48,7 +49,8 @@ class NameNotWanted(UsageError):
 class Loaded:
     """What became of one image; without a `name`, of a whole archive that cannot be used.
 
-    `absent` are platforms that its index names and its archive has not; `copied` says what came into the store.
+    `absent` are platforms that its index names and its archive has not; `copied` says what came into the store, and
+    `referrers` what came with it.
     """
 
     file: Path
@@ -56,20 +58,30 @@ class Loaded:
     descriptor: Descriptor | None = None
     absent: tuple[Platform, ...] = ()
     copied: Copied | None = None
+    referrers: CopiedReferrers | None = None
     error: PierheadError | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
-    """An image of an archive, as it is about to be loaded; equal to itself alone."""
+    """An image of an archive, as it is about to be loaded, and what refers to it there; equal to itself alone."""
 
     reference: Reference
     descriptor: Descriptor
     present: Present
+    referrers: tuple[Referrer, ...] = ()
 
 
-Outcome = Copied | PierheadError | None
-"""What was copied (None: nobody counts), or why it is not there."""
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An image that is where it was loaded into; None: nobody counts, and nothing that refers to it was taken."""
+
+    copied: Copied | None = None
+    referrers: CopiedReferrers | None = None
+
+
+Outcome = Arrived | PierheadError
+"""What became of an image, or why it is not there."""
 
 
 class Target(Protocol):
@@ -131,7 +143,8 @@ def _read(archive: Archive, image: ArchivedImage, name: Reference | None) -> Ite
     try:
         if reference is None:
             raise Unnamed(image)
-        return Item(reference, image.descriptor, present(archive.content, image.descriptor))
+        found = present(archive.content, image.descriptor)
+        return Item(reference, image.descriptor, found, tuple(archive.referrers(found.tree.manifests)))
     except PierheadError as error:
         return Loaded(archive.path, str(reference or image.name), image.descriptor, error=error)
 
@@ -140,4 +153,4 @@ def _loaded(file: Path, item: Item, outcome: Outcome) -> Loaded:
     loaded = Loaded(file, str(item.reference), item.descriptor, item.present.absent)
     if isinstance(outcome, PierheadError):
         return replace(loaded, error=outcome)
-    return replace(loaded, copied=outcome)
+    return replace(loaded, copied=outcome.copied, referrers=outcome.referrers)

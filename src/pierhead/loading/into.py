@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from pierhead.archive.present import whole
 from pierhead.archive.writing import Packed, write_archive
 from pierhead.errors import PierheadError
-from pierhead.loading import Item, Outcome
+from pierhead.loading import Arrived, Item, Outcome
 from pierhead.oci import Platform
+from pierhead.referrers import beside, copy_found
 from pierhead.store import ContentMismatch, RepositoryName, Source, Store
 from pierhead.transfer import Interrupted, Transfer, each
 
@@ -24,7 +25,7 @@ Failed = dict[Item, PierheadError]
 
 
 class IntoStore:
-    """Into repositories named as the images' own; each blob is hashed as it comes, and there once."""
+    """Into repositories named as the images' own, with what refers to them; each blob is hashed, and there once."""
 
     def __init__(self, store: Store, transfer: Transfer, *, at_once: int = 4) -> None:
         self._store = store
@@ -40,7 +41,9 @@ class IntoStore:
         try:
             sink = self._store.repository(RepositoryName.of(reference))
             digest, names = str(item.descriptor.digest), (reference.object,)
-            return self._transfer.copy(content, sink, digest, item.present.platforms, names=names)
+            copied = self._transfer.copy(content, sink, digest, item.present.platforms, names=names)
+            with beside(str(reference)):
+                return Arrived(copied, copy_found(self._transfer, content, sink, item.referrers))
         except Interrupted:
             raise
         except PierheadError as error:
@@ -62,7 +65,10 @@ class NotThere(PierheadError):
 
 
 class IntoContainerd:
-    """Into a containerd, in one stream for each archive; with `pin` labelled and named as K3s does with its own."""
+    """Into a containerd, in one stream for each archive; with `pin` labelled and named as K3s does with its own.
+
+    What refers to an image stays out: a node runs images, and has no use for it.
+    """
 
     def __init__(self, containerd: Containerd, *, pin: bool = False) -> None:
         self._containerd = containerd
@@ -83,7 +89,7 @@ class IntoContainerd:
             self._check([item for item in items if item not in failed], failed)
         if self._pin:
             self._label([item for item in items if item not in failed], trees, failed)
-        return [failed.get(item) for item in items]
+        return [failed.get(item) or Arrived() for item in items]
 
     def _feed(self, content: Source, items: Sequence[Item], trees: dict[Item, Tree], failed: Failed) -> None:
         """Import these; where bytes turn out to be wrong on the way, again without the images they belong to."""

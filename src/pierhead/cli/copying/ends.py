@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pierhead.cli.copying.places import Place, RegistryPlace, refuse_cut_path
 from pierhead.client import Remote
-from pierhead.oci import Descriptor, Platform, parse_manifest
-from pierhead.store import Source, as_referrer
+from pierhead.oci import Platform
+from pierhead.store import Source
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pierhead.body import Blob
     from pierhead.cli.world import World
     from pierhead.client import Network
     from pierhead.push import Pusher, RemoteSink
-    from pierhead.reference import Digest
     from pierhead.transfer import Transfer
 
 
@@ -66,8 +64,7 @@ def open_origin(place: Place, world: World, reach: Reach) -> Iterator[Origin]:
         image = archive.find(place.name)
         there = present(archive.content, image.descriptor)
         called = str(image.reference) if image.reference else image.name
-        source = Listed(archive.content, tuple(image.descriptor for image in archive.images))
-        yield Origin(source, str(image.descriptor.digest), called, there.platforms)
+        yield Origin(archive.content, str(image.descriptor.digest), called, there.platforms)
 
 
 def open_stored(root: Path, place: RegistryPlace) -> Origin:
@@ -85,32 +82,3 @@ def open_registry(place: RegistryPlace, world: World, reach: Reach) -> RemoteSin
     from pierhead.routing import push_route
 
     return reach.pusher.sink(push_route(world.own_route(place.reference)), world.lookup(place.reference))
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """An archive or layout that knows what refers to an image: whatever its `index.json` lists, as ORAS writes it."""
-
-    content: Source
-    listed: tuple[Descriptor, ...]
-
-    def referrers(self, subject: Digest, artifact_type: str = "") -> Sequence[Descriptor]:
-        """As `store.Repository.referrers`."""
-        found = []
-        for descriptor in self.listed:
-            manifest = parse_manifest(self.content.manifest(descriptor), descriptor.media_type)
-            if manifest.subject and manifest.subject.digest == subject:
-                found.append(as_referrer(manifest, descriptor))
-        return [item for item in found if artifact_type in ("", item.artifact_type)]
-
-    def resolve(self, reference: str) -> Descriptor:
-        return self.content.resolve(reference)
-
-    def manifest(self, descriptor: Descriptor) -> bytes:
-        return self.content.manifest(descriptor)
-
-    def blob(self, descriptor: Descriptor, offset: int = 0) -> Blob:
-        return self.content.blob(descriptor, offset)
-
-    def reject(self, descriptor: Descriptor) -> bool:
-        return self.content.reject(descriptor)

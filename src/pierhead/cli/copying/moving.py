@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pierhead.archive import LayoutFolder
     from pierhead.cli.world import World
     from pierhead.push import RemoteSink
-    from pierhead.referrers import CopiedReferrers
+    from pierhead.referrers import CopiedReferrers, ReadReferrers
 
 ArchiveKind = Literal["oci-archive", "docker-archive"]
 
@@ -98,26 +98,33 @@ class _Copying:
 
     def to_archive(self, target: FilePlace, format: ArchiveKind) -> Moved:
         """The file is there when it is whole, in place of what was there."""
-        from pierhead.archive.writing import Packed, write_archive
+        from pierhead.archive.writing import Packed, refuse_referrers, write_archive
         from pierhead.files import whole_file
 
         if self.wants_referrers:
-            raise UsageError(f"{target} holds an image alone", hint="--referrers goes with a registry or oci:DIR")
+            refuse_referrers(format)
         if not target.path.parent.is_dir():
             raise UsageError(f"{target.path.parent} is no folder", hint="make it first")
         tree = read_tree(self.source.manifest, self.top, self.platforms)
-        name = target.name or _name_for(format, self.origin)
-        packed = Packed(name, self.reach.transfer.watched(self.source), tree)
+        name, content = target.name or _name_for(format, self.origin), self.reach.transfer.watched(self.source)
+        found = self._read_referrers(tree)
+        beside = tuple(Packed(referrer.tag, content, below) for referrer, below in found.trees) if found else ()
         while True:
             try:
                 with whole_file(target.path) as write:
-                    write_archive([packed], write, format)
+                    write_archive([Packed(name, content, tree, beside)], write, format)
                 break
             except ContentMismatch as error:  # a tar cannot go back: it begins anew, with what another place has
                 if error.descriptor is None or not self.source.reject(error.descriptor):
                     raise
-        size_bytes = tree.size_bytes
-        return Moved(Copied(tree.top, tuple(tree.platforms), size_bytes, 0, size_bytes), partly=self.partly)
+        return Moved(_written(tree), partly=self.partly, referrers=found.copied(_written) if found else None)
+
+    def _read_referrers(self, tree: Tree) -> ReadReferrers | None:
+        if not self.wants_referrers:
+            return None
+        from pierhead.referrers import read_referrers
+
+        return read_referrers(self.origin.source, tree.manifests)
 
     def _into(
         self, sink: Sink, names: Sequence[str], on_tree: Callable[[Tree], object] | None = None
@@ -138,6 +145,11 @@ class _Copying:
         if not self.wants_referrers:
             return copied, None
         return copied, copy_referrers(self.reach.transfer, self.origin.source, sink, trees[0].manifests)
+
+
+def _written(tree: Tree) -> Copied:
+    """All of it went into a file."""
+    return Copied(tree.top, tuple(tree.platforms), tree.size_bytes, 0, tree.size_bytes)
 
 
 def _pointed_to(sink: RemoteSink | LayoutFolder, name: str) -> Digest | None:

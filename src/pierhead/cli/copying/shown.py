@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pierhead.cli.copying.moving import Moved
     from pierhead.cli.copying.places import Place
     from pierhead.client import Remote
-    from pierhead.referrers import CopiedReferrers, Referrer
-    from pierhead.transfer import Copied
+    from pierhead.referrers import CopiedReferrers
+    from pierhead.store import Referrer
     from pierhead.walk import Attempt
 
 
@@ -67,16 +67,25 @@ def _show_moved(outcome: Outcome, moved: Moved, *, quiet: bool) -> None:
         show_failures(outcome.attempts)
         if moved.partly:
             names = ", ".join(map(str, moved.partly))
-            click.echo(f"only {names} of {outcome.source} is there, so only that was copied", err=True)
-    for referrer, reason in moved.referrers.skipped if moved.referrers else ():
-        click.echo(f"not copied with it: {referrer.descriptor.digest}: {reason}", err=True)
+            be, it = ("is", "that was") if len(moved.partly) == 1 else ("are", "those were")
+            click.echo(f"only {names} of {outcome.source} {be} there, so only {it} copied", err=True)
+    show_left_out(moved.referrers)
     digest = moved.copied.descriptor.digest
     was = f"  was {moved.before}" if moved.before not in (None, digest) else ""
-    click.echo(f"{outcome.destination}  {digest}  {_amount(moved)}{was}{_with(moved.referrers)}")
+    came = with_referrers(len(moved.referrers.copied) if moved.referrers else 0)
+    click.echo(f"{outcome.destination}  {digest}  {_amount(moved)}{was}{came}")
 
 
-def _with(came: CopiedReferrers | None) -> str:
-    return f"  with {len(came.copied)} that refer to it" if came and came.copied else ""
+def with_referrers(count: int) -> str:
+    """How many things come along with an image, for the end of its line."""
+    return f"  {options.with_referrers(count)}" if count else ""
+
+
+def show_left_out(came: CopiedReferrers | None, image: str = "") -> None:
+    """What refers to an image, which is named if it is one of several, and did not come along."""
+    for referrer, reason in came.skipped if came else ():
+        of = f"{image}: " if image else ""
+        click.echo(f"{of}not copied with it: {referrer.descriptor.digest}: {reason}", err=True)
 
 
 def _amount(moved: Moved) -> str:
@@ -98,11 +107,7 @@ def _json(outcome: Outcome) -> dict[str, Any]:
         "size_bytes": copied.size_bytes if copied else None,
         "platforms": [str(platform) for platform in copied.platforms] if copied else [],
         "only_platforms": [str(platform) for platform in moved.partly] if moved else [],
-        "referrers": [_referrer_json(*item) for item in came.copied] if came else [],
-        "referrers_left_out": [
-            {"digest": str(referrer.descriptor.digest), "reason": reason}
-            for referrer, reason in (came.skipped if came else ())
-        ],
+        **referrers_json(came),
         "route": outcome.place,
         "attempts": [attempt_json(attempt) for attempt in outcome.attempts],
         "copied_bytes": copied.fetched_bytes if copied else 0,
@@ -113,11 +118,28 @@ def _json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _referrer_json(referrer: Referrer, copied: Copied) -> dict[str, Any]:
+def referrers_json(came: CopiedReferrers | None) -> dict[str, Any]:
+    """What came along with an image and what did not, in the JSON of every command that copies it."""
     return {
-        "digest": str(copied.descriptor.digest),
+        "referrers": [
+            {**referrer_json(referrer), "copied_bytes": copied.fetched_bytes}
+            for referrer, copied in (came.copied if came else ())
+        ],
+        "referrers_left_out": left_out_json(came),
+    }
+
+
+def referrer_json(referrer: Referrer) -> dict[str, Any]:
+    """What something is that refers to an image."""
+    return {
+        "digest": str(referrer.descriptor.digest),
         "artifact_type": referrer.descriptor.artifact_type or None,
         "subject": str(referrer.subject),
         "tag": referrer.tag or None,
-        "copied_bytes": copied.fetched_bytes,
     }
+
+
+def left_out_json(came: CopiedReferrers | None) -> list[dict[str, Any]]:
+    """What did not come along, and why."""
+    skipped = came.skipped if came else ()
+    return [{"digest": str(referrer.descriptor.digest), "reason": reason} for referrer, reason in skipped]

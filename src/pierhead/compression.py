@@ -76,16 +76,18 @@ def compressed(write: Write, kind: Kind, *, threads: int | None = None) -> Itera
 
 
 class _Stretches:
-    """Bytes in stretches, several being compressed at once, written in their order."""
+    """Bytes in stretches, several being compressed at once, written in their order by one thread beside them."""
 
     def __init__(self, write: Write, pack: Callable[[Buffer], bytes], threads: int) -> None:
         self._write = write
         self._pack = pack
-        self._crew = Crew(threads, "compress")
-        self._under_way: deque[tuple[bytearray, Batch[bytes]]] = deque()
-        self._free = [bytearray(STRETCH_BYTES) for _ in range(threads + 1)]
+        self._packers = Crew(threads, "compress")
+        self._writer = Crew(1, "write")
+        self._under_way: deque[tuple[bytearray, Batch[None]]] = deque()
+        self._free = [bytearray(STRETCH_BYTES) for _ in range(threads + 2)]
         self._filled = 0
         self._wrote = False
+        self._failed = False  # in the writing thread
 
     def write(self, data: Buffer) -> None:
         view = memoryview(data)
@@ -101,24 +103,32 @@ class _Stretches:
         if self._filled or not self._wrote:  # of nothing too there is a frame
             self._begin()
         while self._under_way:
-            self._write_first()
+            self._await_first()
 
     def close(self) -> None:
-        for _, batch in self._under_way:
-            batch.abandon()
-        self._crew.close(FAREWELL_SECONDS)
+        for _, written in reversed(self._under_way):
+            written.abandon()
+        for crew in (self._writer, self._packers):
+            crew.close(FAREWELL_SECONDS)
 
     def _begin(self) -> None:
         stretch = self._free.pop()
-        work = partial(self._pack, memoryview(stretch)[: self._filled])
-        self._under_way.append((stretch, self._crew.do([work])))
+        packed = self._packers.do([partial(self._pack, memoryview(stretch)[: self._filled])])
+        self._under_way.append((stretch, self._writer.do([partial(self._write_packed, packed)])))
         self._filled, self._wrote = 0, True
         if not self._free:
-            self._write_first()
+            self._await_first()
 
-    def _write_first(self) -> None:
-        stretch, batch = self._under_way.popleft()
-        self._write(batch.results()[0])
+    def _write_packed(self, packed: Batch[bytes]) -> None:
+        if self._failed:  # a hole would follow, in a stream that somebody may be reading
+            return
+        self._failed = True
+        self._write(packed.results()[0])
+        self._failed = False
+
+    def _await_first(self) -> None:
+        stretch, written = self._under_way.popleft()
+        written.results()
         self._free.append(stretch)
 
 

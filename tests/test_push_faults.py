@@ -26,7 +26,7 @@ from test_seed_faults import (
     taken,
 )
 
-ROUNDS: Final = 30
+ROUNDS: Final = 100
 KILLS_IN_A_ROW: Final = 5
 SEED: Final = 20261124
 IMAGE: Final = make_image(
@@ -37,7 +37,7 @@ __all__ = ["mortal"]
 
 
 @pytest.mark.real("docker-registry")
-def test_killed_at_thirty_moments_and_done_again(mortal: Mortal, tmp_path: Path) -> None:
+def test_killed_at_a_hundred_moments_and_done_again(mortal: Mortal, tmp_path: Path) -> None:
     chance = random.Random(SEED)
     stock(LayoutStore(tmp_path / "store"), IMAGE, "team/app", "1", namespace="docker.io")
     with DockerRegistry(tmp_path / "registry") as registry:

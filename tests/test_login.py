@@ -614,6 +614,7 @@ def from_registries_or_none(item: object) -> object:
 @given(documents(), st.sampled_from(["r.lan", "docker.io", "registry.lan:5000", "quay.io", "10.0.0.1:5000"]))
 @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 def test_any_file_means_what_it_meant_and_the_login(tmp_path: Path, data: bytes, registry: str) -> None:
+    assume(b"new-" not in data)  # hypothesis also tries the words of this file
     path = tmp_path / "any.yaml"
     path.write_bytes(data)
     credential = Credential("alice", Secret("new-" + PLANTED))

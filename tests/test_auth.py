@@ -436,6 +436,18 @@ def test_a_token_server_that_hung_up_is_asked_again_but_not_by_containerd() -> N
         assert len(server.requests) == count
 
 
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_token_server_that_is_too_busy_is_asked_again_but_not_by_containerd(status: int) -> None:
+    for repeats, count in ((False, 2), (True, 1)):
+        server = TokenServer(answered({}, status))
+        found = ready(USER, repeats_refused=repeats)
+        for _ in range(2):
+            with pytest.raises(AuthorizationFailed, match=str(status)) as caught:
+                token(found, server)
+            assert (caught.value.busy is not None) is not repeats
+        assert len(server.requests) == count
+
+
 def test_a_token_server_that_is_down_is_not_dialled_again() -> None:
     server = TokenServer(TransportError(Cause.REFUSED, REALM))
     found = ready()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeVar
 
-from pierhead.auth import Answer, Authorizer, Inspect, Lookup, Send, Steps, Wait
+from pierhead.auth import Answer, AuthorizationFailed, Authorizer, Inspect, Lookup, Send, Steps, Wait
 from pierhead.errors import ExitCode, PierheadError
 from pierhead.redact import safe_url, without_secrets
 from pierhead.redirect import REDIRECT_LIMIT, location_of, redirected
@@ -295,6 +295,12 @@ def ask(
                 _remember(tries, error)
                 raise
             yield from _pause(tries, 0.05 if not memory.profile.waits else back_off(tries.count))
+            continue
+        except AuthorizationFailed as error:
+            # Ours: a token server that is too busy now. No body was sent yet, so anything can be asked again.
+            if error.busy is None or not last_route or tries.exhausted():
+                raise
+            yield from _pause(tries, retry_after(error.busy) or back_off(tries.count))
             continue
         try:
             again = None if tries.exhausted() else _again(tries, response, asked, authorization)

@@ -34,6 +34,7 @@ TOKEN_ANSWER_LIMIT_BYTES: Final = 1024 * 1024
 TOKEN_LONGEST_SECONDS: Final = 365 * 24 * 3600.0
 # What may be gone the next moment: a token server that failed so is asked again for the next object.
 _FLEETING: Final = frozenset({Cause.CLOSED, Cause.CUT})
+_BUSY: Final = frozenset({429, 502, 503, 504})
 # base64.StdEncoding. (Python's own reading of wrong padding differs between its versions.)
 _BASE64: Final = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 CLIENT_ID: Final = "containerd-client"  # As containerd: a few registries tell clients apart by it.
@@ -130,7 +131,12 @@ class BadCredential(PierheadError):
 
 
 class AuthorizationFailed(PierheadError):
-    """A registry or its token server did not let us in, or wants what we do not have; `go_text` as containerd says."""
+    """A registry or its token server did not let us in, or wants what we do not have; `go_text` as containerd says.
+
+    `busy` is what a token server answered that may let us in later.
+    """
+
+    busy: Response | None = None
 
     exit_code = ExitCode.NOT_AUTHORISED
 
@@ -240,7 +246,7 @@ class Authorizer:
         """The Authorization value for a request to `host`, or None as long as it never asked.
 
         May fetch a token. Raises `AuthorizationFailed` or `TransportError` if that fails, and again the next time
-        without asking.
+        without asking, unless it was something that passes.
         """
         with self._lock:
             handler = self._handlers.get(host)
@@ -335,7 +341,11 @@ class Authorizer:
                 token = Token(failure=error)
             except AuthorizationFailed as error:
                 go_text = _unfetched(handler, error.go_text)
-                token = Token(failure=self._failed(error.message, hint=error.hint, go_text=go_text))
+                failure = self._failed(error.message, hint=error.hint, go_text=go_text)
+                if error.busy is not None and not self._repeats_refused:
+                    failure.busy = error.busy
+                    raise failure from None  # ours, as above
+                token = Token(failure=failure)
             if token.secret:
                 self._told.add(token.secret)
             handler.tokens[key] = token
@@ -444,11 +454,13 @@ def _read(
 ) -> Token:
     server = safe_url(handler.realm)
     if not 200 <= answer.status < 400:
-        raise AuthorizationFailed(
+        error = AuthorizationFailed(
             f"the token server {server} answers {status_text(answer.status)}",
             hint=_credential_hint(handler.host, handler.credential) if answer.status in {401, 403} else "",
             go_text=unexpected_status(asked.method, safe_url(asked.url), answer.status),
         )
+        error.busy = answer if answer.status in _BUSY else None
+        raise error
     value = _json_object(answer)
     if value is None:  # outside of any handler: such an error would hold the answer, and with it a token
         raise AuthorizationFailed(

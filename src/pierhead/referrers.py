@@ -43,7 +43,8 @@ from pierhead.wire import Headers, Request, Response, next_link
 
 REFERRERS_LIMIT: Final = 1000  # in all, for one image
 PAGES_LIMIT: Final = 100
-NO_API: Final = frozenset({404, 405, 501})
+# What registries answer that have no such API: 404 by the specification; 401, without a challenge, Harbor 2.7.
+NO_API: Final = frozenset({400, 401, 404, 405, 406, 501})
 
 T = TypeVar("T")
 
@@ -199,7 +200,10 @@ class _Listing:
     def _by_tag(self, memory: Memory) -> Steps[Sequence[Descriptor]]:
         url = self.route.url_of("manifests", tag_of(self.subject))
         with (yield from self._ask(memory, url)) as response:
-            return () if response.status == 404 else self._index(memory, response).manifests
+            # GitLab takes the tag for the digest, and gives the image itself.
+            if response.status == 404 or response.headers.get("docker-content-digest") == str(self.subject):
+                return ()
+            return self._index(memory, response).manifests
 
     def _ask(self, memory: Memory, url: str) -> Steps[Response]:
         request = Request("GET", url, Headers([("Accept", OCI_INDEX)]))
@@ -321,7 +325,7 @@ def _keep_listed(sink: RemoteSink, subject: Digest, referrers: Sequence[Descript
     if sink.carry_out(listing.read_api) is not None:
         return
     with sink.place.registry.listing:
-        document = _read_index(sink, tag_of(subject))
+        document = _read_index(sink, subject)
         listed = {item.get("digest") for item in document["manifests"] if isinstance(item, dict)}
         missing = [item for item in referrers if str(item.digest) not in listed]
         if missing:
@@ -335,12 +339,16 @@ def _as_listed(sink: RemoteSink, descriptor: Descriptor) -> Descriptor:
     return as_referrer(parse_manifest(sink.manifest(descriptor), descriptor.media_type), descriptor)
 
 
-def _read_index(sink: RemoteSink, tag: str) -> dict[str, Any]:
+def _read_index(sink: RemoteSink, subject: Digest) -> dict[str, Any]:
     """The index under the tag as it is, or an empty one; raises `ReferrersUnknown` if it is something else."""
+    tag, nothing = tag_of(subject), {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
     try:
-        raw = sink.manifest(sink.resolve(tag))
+        tagged = sink.resolve(tag)
+        if tagged.digest == subject:  # as in `_by_tag`
+            return nothing
+        raw = sink.manifest(tagged)
     except NotFound:
-        return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+        return nothing
     if not isinstance(parse_manifest(raw, OCI_INDEX), Index):
         raise ReferrersUnknown(
             f"{sink.name.namespace}/{sink.name.path}:{tag} is no index of referrers",

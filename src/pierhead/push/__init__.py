@@ -9,15 +9,17 @@ it is written, and somebody who moves it in between is not noticed.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pierhead.ask import OURS, Hosts, Memory, back_off, carry_out
 from pierhead.auth import AuthorizationFailed
 from pierhead.body import BytesBlob, read_all
+from pierhead.errors import PierheadError
 from pierhead.oci import (
     ACCEPT_MANIFESTS,
     MANIFEST_LIMIT_BYTES,
@@ -51,12 +53,20 @@ if TYPE_CHECKING:
 
 __all__ = ["DigestRefused", "PushRefused", "Pusher", "RemoteSink"]
 
+PUT_ATTEMPTS: Final = 4  # of a manifest that is said to name what is not there
+
 T = TypeVar("T")
 
-_ABSENT: Final = frozenset({404, 405})  # 405: HEAD is not for everybody
+# 405: HEAD is not for everybody. 403: who may push may not be let see (ECR without BatchGetImage, Artifactory's virtual
+# repositories); if he may not push either, that is said when he does.
+_ABSENT: Final = frozenset({403, 404, 405})
 # CNCF distribution 2.8 answers 500 for ever where its own note of a blob, manifest or tag was left empty, as a full
 # disk does. Who asks before he writes takes that for "not there": it is written anew then, and whole again.
 _UNREADABLE: Final = 500
+_UNLIKED: Final = frozenset({"MANIFEST_INVALID", "UNSUPPORTED"})
+# What registries answer to a tag that may not be moved: ECR and Nexus 400, Artifactory 403, ACR 405, Harbor 412.
+_TAG_KEPT: Final = frozenset({400, 403, 405, 409, 412})
+_IMMUTABLE: Final = re.compile(r"(?i)immutab|already exists|overwrit|not allow updating|cannot be updated")
 _UNKNOWN: Final = frozenset({"MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "MANIFEST_UNKNOWN"})
 
 
@@ -175,6 +185,8 @@ class RemoteSink:
         with self.place.get("HEAD", url, *headers) as response:
             if response.status in _ABSENT or response.status == _UNREADABLE:
                 return False
+            if not response.ok and response.request is not None and response.request.url != url:
+                return False  # the registry sent us on to where HEAD is not answered: a URL that is signed for GET
             if not response.ok:
                 raise self.place.refused(response)
             length = response.headers.get("content-length")
@@ -293,7 +305,7 @@ class RemoteSink:
         try:
             return self._pointed_to(tag) == descriptor.digest
         except PushRefused as error:
-            if error.status != _UNREADABLE:
+            if error.status not in {403, _UNREADABLE}:
                 raise
             return False
 
@@ -303,16 +315,36 @@ class RemoteSink:
         except NotFound:
             return None
 
-    def _put(self, reference: str, descriptor: Descriptor, raw: bytes, *, sparse: bool) -> None:
+    def _put(
+        self, reference: str, descriptor: Descriptor, raw: bytes, *, sparse: bool, attempts: int = PUT_ATTEMPTS
+    ) -> None:
         try:
             self._put_once(reference, descriptor, raw, sparse=sparse)
+        except PushRefused as refusal:
+            self._require_tagged(reference, descriptor, refusal)
         except ManifestBlobUnknown:
-            if sparse:
+            if sparse or attempts <= 1:
                 raise
             # All of it is there. Where somebody else puts the same now, CNCF distribution empties the file that says so
-            # before it writes it anew.
-            self.place.wait(back_off(1))
-            self._put_once(reference, descriptor, raw, sparse=sparse)
+            # before it writes it anew; and what was just put in object storage may be seen a little later.
+            self.place.wait(back_off(PUT_ATTEMPTS + 1 - attempts))
+            self._put(reference, descriptor, raw, sparse=sparse, attempts=attempts - 1)
+
+    def _require_tagged(self, reference: str, descriptor: Descriptor, refusal: PushRefused) -> None:
+        """A tag that cannot be moved and need not be is fine, whoever gave it; raises the refusal otherwise."""
+        there = None
+        if refusal.status in _TAG_KEPT and not isinstance(parse_reference(reference), Digest):
+            with suppress(PierheadError):
+                there = self._pointed_to(reference)
+        if there == descriptor.digest:
+            self._manifests[descriptor.digest] = True
+            return
+        if there is not None and (refusal.status in _TAG_KEPT - {400} or _IMMUTABLE.search(refusal.message)):
+            refusal.hint = (
+                f"the tag {reference!r} is there already, for {there}, and tags may not be moved there: "
+                "push under another tag, or allow it in the registry"
+            )
+        raise refusal
 
     def _put_once(self, reference: str, descriptor: Descriptor, raw: bytes, *, sparse: bool) -> None:
         url = self.place.route.url_of("manifests", reference)
@@ -336,6 +368,9 @@ class RemoteSink:
     ) -> PushRefused | ManifestBlobUnknown:
         refusal = self.place.refused(response, f"the manifest {Digest.of(manifest.raw)}")
         if not refusal.codes & _UNKNOWN:
+            if refusal.status in {415, 422} or refusal.codes & _UNLIKED:
+                kinds = " with ".join(dict.fromkeys(_kinds(manifest)))
+                refusal.hint = f"this registry may take only some kinds of manifests, and this is {kinds}"
             return refusal
         missing = f" ({', '.join(refusal.digests)})" if refusal.digests else ""
         hint = "what it names was removed there meanwhile; run the same command again"
@@ -347,6 +382,17 @@ class RemoteSink:
                 "it has foreign layers, whose URLs the registry must allow: docker-registry's validation.manifests.urls"
             )
         return ManifestBlobUnknown(f"{refusal.message}{missing}", hint=hint)
+
+
+def _kinds(manifest: Manifest) -> Iterator[str]:
+    """The media types by which registries choose what they take."""
+    yield manifest.media_type
+    if manifest.artifact_type:
+        yield manifest.artifact_type
+    if isinstance(manifest, Index):
+        yield from (item.media_type for item in manifest.manifests)
+    else:
+        yield manifest.config.media_type
 
 
 def _described(raw: bytes, media_type: str, algorithm: str) -> Descriptor:

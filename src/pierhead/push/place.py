@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pierhead.ask import Manner, Memory, ask, carry_out
 from pierhead.body import BodyTooLarge, BytesBlob, read_all
@@ -18,9 +19,9 @@ from pierhead.reference import Digest
 from pierhead.refusal import Refusal
 from pierhead.routing import Route
 from pierhead.transport import Transport, TransportError
-from pierhead.wire import ERROR_BODY_LIMIT_BYTES, Headers, Request, Response, parse_errors
+from pierhead.wire import ERROR_BODY_LIMIT_BYTES, Headers, Request, Response, one_line, parse_errors
 
-AGAIN: Final = frozenset({500, 502, 503, 504})
+AGAIN: Final = frozenset({500, 502, 503, 504, *range(520, 525)})  # 520 to 524: Cloudflare, of what is behind it
 # About 18 s: a registry that served us and refuses connections now is being restarted. An error 500 may be for good.
 PERSISTENT: Final = Manner(attempts=8, statuses=AGAIN, status_attempts=4)
 # A body that comes as it is sent is repeated by whoever has it. To check a large blob takes a registry its time.
@@ -30,6 +31,7 @@ HOLDERS_LIMIT: Final = 4  # repositories remembered for one blob
 CHUNKS_BYTES: Final = (8 * 1024 * 1024, 1024 * 1024, 256 * 1024)
 
 _DISK_FULL = re.compile(r"(?i)no space left|disk full|disk quota|insufficient storage|\"Err\": ?28\b")
+_BEGUN: Final = frozenset({200, 201, 202, 204})  # as containerd takes the answers to POST
 _DIGEST = re.compile(r"sha(?:256|384|512):[0-9a-f]{64,128}")
 
 
@@ -57,6 +59,7 @@ class Registry:
         self._holders: dict[Digest, dict[str, None]] = {}
         self._mounts_refused = 0
         self.listing = threading.Lock()  # held while an index of referrers is read and written again
+        self.patches = False  # PATCH and an empty PUT, as docker pushes: it did not take a PUT with a body
         self.chunk_bytes: int | None = None  # the largest body that the way there lets through, if one was too large
 
     def found(self, digest: Digest, repository: str) -> None:
@@ -142,8 +145,14 @@ class Place:
         with self.send(request, manner=manner) as response:
             if response.status == 201 and mounted_from:
                 return Begun(mounted=True)
-            if response.status != 202:
+            if response.status not in _BEGUN:
                 raise self.refused(response, "an upload")
+            if not response.headers.get("location"):
+                raise PushRefused(
+                    f"{self.route.host} takes an upload for {self.repository!r} and does not say where",
+                    hint="its answer has no Location: look at the proxies in front of the registry",
+                    status=response.status,
+                )
             shortest = response.headers.get("oci-chunk-min-length").strip()
             return Begun(self.located(response, url), int(shortest) if re.fullmatch("[0-9]{1,12}", shortest) else 0)
 
@@ -151,7 +160,8 @@ class Place:
         """Where an answer says that the upload goes on; `url` if it says nothing.
 
         Relative, absolute, or on another host, with all of its query; never from https to plain http of the same host,
-        which is what a registry says that does not know of the TLS in front of it. Raises `TransportError`.
+        which is what a registry says that does not know of the TLS in front of it, and to the same port by the same
+        name, for which there are credentials (`host:443` may be called `host`). Raises `TransportError`.
         """
         location = response.headers.get("location")
         if not location:
@@ -159,8 +169,9 @@ class Place:
         asked = response.request or Request("POST", url)
         target = redirected(asked.url, location, None)
         ours, theirs = urlsplit(asked.url), urlsplit(target)
-        if (ours.scheme, theirs.scheme) == ("https", "http") and ours.netloc == theirs.netloc:
-            return f"https{target.removeprefix('http')}"
+        downgraded = (ours.scheme, theirs.scheme) == ("https", "http") and ours.hostname == theirs.hostname
+        if downgraded or _authority(ours) == _authority(theirs):
+            return f"{ours.scheme}://{ours.netloc}{target.partition('//')[2].removeprefix(theirs.netloc)}"
         return target
 
     def refused(self, response: Response, what: str = "") -> PushRefused:
@@ -177,29 +188,56 @@ class Place:
         ).told
         text = raw.decode("utf-8", "replace")
         full = response.status == 507 or (response.status >= 500 and _DISK_FULL.search(text) is not None)
+        codes = [error.code for error in parse_errors(raw)]
+        hint = _hint(self.route, response.status, explained=bool(codes))
+        told = "; ".join([told.rstrip("."), *_details(self.memory.masked(text))])
         does_not = f"take {what} for" if what else "say what it has of"
         return PushRefused(
             f"{self.route.host} does not {does_not} {self.repository!r}: {told.rstrip('.')}",
-            hint=_FULL if full else _hint(self.route, response.status),
+            hint=_FULL if full else next((words for said, words in _SAID if said.search(text)), hint),
             status=response.status,
-            codes=[error.code for error in parse_errors(raw)],
+            codes=codes,
             digests=_DIGEST.findall(text)[:DIGESTS_SHOWN],
         )
 
 
 DIGESTS_SHOWN: Final = 3
+DETAILS_SHOWN: Final = 3
 _FULL: Final = "the registry's disk is full: free some space there, then run the same command again"
+_LIMITED: Final = "the registry limits requests: try again later, with fewer at once (-j)"
+_QUOTA: Final = "the quota there is used up: remove something or have it raised, then run the same command again"
+# Harbor says the first with 403, GHCR the second.
+_SAID: Final = (
+    (re.compile(r"(?i)\bquota\b"), _QUOTA),
+    (re.compile(r"(?i)\brate limit"), _LIMITED),
+)
 
 
-def _hint(route: Route, status: int) -> str:
-    """What to do about an answer to a push."""
+def _details(body: str) -> Iterator[str]:
+    """What registries say of an error in its details, where they say it in words."""
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        for error in json.loads(body)["errors"][:DETAILS_SHOWN]:
+            detail = error.get("detail")
+            if isinstance(detail, dict):  # Quay: message, Artifactory: description
+                detail = detail.get("message") or detail.get("description")
+            if isinstance(detail, str) and detail.strip():
+                yield one_line(detail, 200)
+
+
+def _authority(url: SplitResult) -> tuple[str, str]:
+    """Scheme and authority, the port left out that everybody leaves out."""
+    return url.scheme, url.netloc.lower().removesuffix(":443" if url.scheme == "https" else ":80")
+
+
+def _hint(route: Route, status: int, *, explained: bool) -> str:
+    """What to do about an answer to a push; `explained` if it was a registry that said it, and no proxy."""
     match status:
-        case 400 if route.scheme == "https":
+        case 400 if route.scheme == "https" and not explained:
             return f"{route.host} may want a client certificate: `tls` of its `configs`, or --dest-cert-file"
         case 401 | 403:
             return (
-                "log in as somebody who may push there: `configs` of registries.yaml is looked up by "
-                f"{route.host!r}; or give --dest-creds"
+                "log in as somebody who may push there (and see that the project exists): `configs` of registries.yaml "
+                f"is looked up by {route.host!r}; or give --dest-creds"
             )
         case 404:
             return f"{route.host} may want the project or repository to be created first"
@@ -208,7 +246,7 @@ def _hint(route: Route, status: int) -> str:
         case 413:
             return "a proxy in front of the registry refuses large bodies: in nginx it is client_max_body_size"
         case 429:
-            return "the registry limits requests: try again later, with fewer at once (-j)"
+            return _LIMITED
     return "the registry's own log says more" if status >= 500 else ""
 
 

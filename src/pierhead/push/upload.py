@@ -49,15 +49,23 @@ MARK_BYTES: Final = 16 * 1024 * 1024  # how far apart the places are from which 
 _WAITING: Final = AGAIN | {408, 429}
 _DONE: Final = frozenset({200, 201, 204})  # as containerd takes the answers to the last PUT
 _TAKEN: Final = frozenset({200, 201, 202, 204})
+# How a registry answers that has no PUT with a body (Artifactory 6: 404), or to which somebody else has just given the
+# same blob (Nexus without redeploying: 400).
+_OTHERWISE: Final = frozenset({400, 405, 409, 411, 415, 501})
+_LARGE = re.compile(r"(?i)too large|maximum permissible")  # GHCR says so with 416, of chunks over 4 MiB
 _HOPELESS: Final = frozenset({Cause.INTERRUPTED, Cause.BAD_URL, Cause.BAD_REQUEST, Cause.CA_FILE, Cause.CERTIFICATE})
 _RANGE = re.compile(r"(?:bytes[= ])?0-([0-9]{1,18})")
 
 
 class _Lost(Exception):
-    """The registry no longer has this upload; `error` is what is said if nothing helps."""
+    """The registry no longer has this upload; `error` is what is said if nothing helps.
 
-    def __init__(self, error: PierheadError) -> None:
+    `closing`: bytes came in one request with the digest, which may be what was not liked.
+    """
+
+    def __init__(self, error: PierheadError, *, closing: bool = False) -> None:
         self.error = error
+        self.closing = closing
 
 
 class _TooLarge(Exception):
@@ -147,6 +155,7 @@ class RemoteUpload:
         self._unsure = False  # whether the registry has more or less than we think
         self._largest: int | None = None  # the body that may get through, after larger ones broke
         self._failures = self._beginnings = self._garbled = 0
+        self._closed_in_vain = False  # whether a PUT with the digest was refused before
 
     @property
     def offset(self) -> int:
@@ -204,8 +213,12 @@ class RemoteUpload:
         return not self._largest and not self._place.registry.chunk_bytes
 
     def _stream(self, blob: Blob, base: int) -> None:
-        """All that is missing in one request, the digest with it."""
-        self._deliver(lambda: _Outflow(self, blob, base), last=True)
+        """All that is missing in one request, the digest with it, or in a second one."""
+        patches = self._place.registry.patches
+        if patches and self._sent == self._descriptor.size_bytes:
+            self._send_chunks(last=True)
+        else:
+            self._deliver(lambda: _Outflow(self, blob, base), last=not patches)
 
     def flow(self, blob: Blob, base: int, write: Write) -> None:
         """`blob`, which begins at `base`, from where the registry is, through the checksum and into `write`.
@@ -256,7 +269,8 @@ class RemoteUpload:
         """Send what is collected as long as that is so much; with `last`, the digest with the last of it."""
         while not self._done and (last or len(self._buffer) >= at_least):
             size = min(len(self._buffer), self._chunk_bytes())
-            self._deliver(partial(self._collected, size), last=last and size == len(self._buffer))
+            closes = last and size == len(self._buffer) and not (size and self._place.registry.patches)
+            self._deliver(partial(self._collected, size), last=closes)
 
     def _collected(self, size: int) -> Blob:
         return BytesBlob(bytes(memoryview(self._buffer)[:size]))
@@ -285,7 +299,7 @@ class RemoteUpload:
         blob = body()
         size = blob.size_bytes or 0
         headers = [("Content-Type", OCTETS)]
-        if size and (self._sent or not last):
+        if size and (self._sent or not (last or isinstance(blob, _Outflow))):
             headers.append(("Content-Range", f"{self._sent}-{self._sent + size - 1}"))
         url = with_digest(self._url, self._descriptor.digest) if last else self._url
         if not isinstance(blob, _Outflow):
@@ -310,23 +324,33 @@ class RemoteUpload:
             self._done, self._sent = True, self._descriptor.size_bytes
             self._buffer.clear()
         elif not last and status in _TAKEN:
-            self._url, before = self._place.located(response, self._url), self._sent
-            self._reached(_offset(response, self._sent + size) or self._sent + size)
-            if size and self._sent == before:
-                self._failed(self._place.refused(response, f"any of the blob {self._descriptor.digest}"), size)
+            self._url = self._place.located(response, self._url)
+            # ECR takes every chunk, and says of each but the first that it came no further: what it took counts.
+            told = _offset(response, self._sent + size) or 0
+            self._reached(told if told > self._sent else self._sent + size)
         else:
             refusal = self._place.refused(response, f"the blob {self._descriptor.digest}")
             self._unsure = True
-            if status == 413:
-                raise _TooLarge(refusal, size)
-            if status == 404 or (status == 416 and not self._sent and _offset(response, self._given) == 0):
-                raise _Lost(refusal)  # 416: it has one byte, of which it says the same as of none
-            if status == 400 and "DIGEST_INVALID" in refusal.codes:
-                raise _Lost(self._not_ours(refusal))
-            if status not in _WAITING and status != 416:
-                self._unsure = False
-                raise refusal
-            self._failed(refusal, size, retry_after(response))
+            self._refused(response, refusal, size, last=last)
+
+    def _refused(self, response: Response, refusal: PushRefused, size: int, *, last: bool) -> None:
+        """After an answer that takes nothing of a body; raises unless it is worth another try."""
+        status = response.status
+        if status == 413 or (status == 416 and _LARGE.search(refusal.message)):
+            raise _TooLarge(refusal, size)
+        if status == 400 and "DIGEST_INVALID" in refusal.codes:
+            raise _Lost(self._not_ours(refusal))
+        again = self._closed_in_vain
+        if status == 404 or (last and status in _OTHERWISE and not again):
+            self._closed_in_vain = again or last
+            # A registry that was restarted answers 404 too, but not twice.
+            raise _Lost(refusal, closing=last and size > 0 and (again or status != 404))
+        if status == 416 and not self._sent and _offset(response, self._given) == 0:
+            raise _Lost(refusal)  # it has one byte, of which it says the same as of none
+        if status not in _WAITING and status != 416:
+            self._unsure = False
+            raise refusal
+        self._failed(refusal, size, retry_after(response))
 
     def _failed(self, error: PierheadError, size: int, seconds: float | None = None) -> None:
         """Wait a little; raises `error` if that did not help often enough. `size` is that of the body."""
@@ -335,7 +359,8 @@ class RemoteUpload:
         self._failures += 1
         if self._failures > FAILURES_LIMIT:
             raise error
-        if self._failures >= CHUNKED_AFTER_FAILURES:
+        too_busy = isinstance(error, PushRefused) and error.status == 429  # more requests would not help
+        if self._failures >= CHUNKED_AFTER_FAILURES and not too_busy:
             self._largest = smaller_chunk(size, self._shortest_chunk) or self._largest
         self._place.wait(seconds or back_off(self._failures))
 
@@ -371,6 +396,7 @@ class RemoteUpload:
         if not isinstance(lost.error, DigestRefused) and self._place_has_it():
             self._done, self._sent = True, self._descriptor.size_bytes
             return
+        self._place.registry.patches |= lost.closing
         self._beginnings += 1
         if not again or self._beginnings >= BEGINNINGS_LIMIT:
             raise lost.error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr
@@ -11,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
-from command import run_pierhead, serve, write_registries
+from command import PIERHEAD, RUN_SECONDS, environment, run_pierhead, serve, write_registries
 from images import make_image
 from pierhead import cli
 from pierhead.layout import LayoutStore
@@ -25,6 +27,29 @@ def test_a_closed_standard_stream_is_silence(arguments: tuple[str, ...], closed:
     ran = run_pierhead(*arguments, env={"PIERHEAD_ROOT": str(tmp_path)}, prefix=prefix)
     assert not ran.err
     assert bool(ran.out) == (">&-" not in closed.replace("2>&-", ""))
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_no_colour_on_a_terminal_for_who_wants_none(no_color: str, coloured: bool) -> None:
+    ours, theirs = os.openpty()
+    try:
+        command = [str(PIERHEAD), "digest", "not:a:name"]
+        environ = environment({"NO_COLOR": no_color, "TERM": "xterm"})
+        subprocess.run(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ, timeout=RUN_SECONDS, check=False
+        )
+        said = os.read(ours, 4096)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"error:" in said
+    assert (b"\x1b" in said) == coloured
+
+
+def test_a_trace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with serve(tmp_path / "registry") as registry:
+        ran = run_pierhead("ls", registry.address, "--trace", "/dev/full", code=1)
+    assert "cannot write the trace /dev/full: No space left on device" in ran.err
 
 
 def test_removing_what_is_not_there_touches_nothing(tmp_path: Path) -> None:

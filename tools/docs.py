@@ -40,7 +40,8 @@ def exit_codes() -> str:
 
     comments = dict(re.findall(r"^ +([A-Z_]+) = \d+(?:  # (.*))?$", inspect.getsource(ExitCode), re.MULTILINE))
     rows = [f"| {code.value} | {comments[code.name] or code.name.lower().replace('_', ' ')} |" for code in ExitCode]
-    return "\n".join([GENERATED + "# Exit codes", "", "| code | meaning |", "|---|---|", *rows, ""])
+    ended = "SIGTERM and SIGHUP end a command as Ctrl-C does, with the status of the signal: 143 or 129 in a shell."
+    return "\n".join([GENERATED + "# Exit codes", "", "| code | meaning |", "|---|---|", *rows, "", ended, ""])
 
 
 def _commands(command: click.Command, context: click.Context) -> Iterator[click.Context]:

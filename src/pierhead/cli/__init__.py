@@ -6,11 +6,13 @@ imported when that command runs: start-up time is part of the product.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
 from keyword import iskeyword
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -111,9 +113,35 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and end the process with its exit code."""
+    """Run a command and end the process with its exit code.
+
+    SIGTERM, and SIGHUP of a terminal that is gone, are as Ctrl-C: what is open is put in order first. The first process
+    of a container has to ask for that, for the kernel keeps from it what would end any other.
+    """
     _open_missing_streams()
-    sys.exit(run(arguments))
+    received: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup lets it be ignored
+            signal.signal(number, end)
+    code = run(arguments)
+    if received:
+        _die_of(received[0])
+    sys.exit(code)
+
+
+def _die_of(number: int) -> NoReturn:
+    """End as whoever sent the signal expects; a container's first process cannot, and says so as a shell would."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)
 
 
 def _open_missing_streams() -> None:
@@ -125,11 +153,17 @@ def _open_missing_streams() -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run a command; its exit code. Errors become one clear paragraph on stderr."""
+    """Run a command; its exit code. Errors become one clear paragraph on stderr, in colours unless NO_COLOR is set."""
+    color = False if os.environ.get("NO_COLOR") else None
+    with click.Context(cli, color=color).scope():  # for what is printed outside of any command
+        return _run(arguments, color=color)
+
+
+def _run(arguments: list[str] | None, *, color: bool | None) -> int:
     from pierhead.errors import ExitCode, PierheadError
 
     try:
-        result = cli.main(args=arguments, prog_name="pierhead", standalone_mode=False)
+        result = cli.main(args=arguments, prog_name="pierhead", standalone_mode=False, color=color)
         sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code

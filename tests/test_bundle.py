@@ -311,6 +311,11 @@ def test_an_image_without_a_name_is_told(tmp_path: Path) -> None:
     assert "has no image with a full name" in told.err
 
 
+def test_a_bundle_that_comes_through_a_pipe_cannot_be_read_twice(bundle: Path) -> None:
+    ran = run_pierhead("bundle", "apply", "-", prefix=("sh", "-c", f'cat {bundle} | "$0" "$@"'), code=2)
+    assert "write what comes into a file first" in ran.err
+
+
 def test_into_the_folder_of_k3s(bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "agent/images"
     ran = run_pierhead("bundle", "apply", bundle, "--images-dir", folder)
@@ -377,4 +382,5 @@ def test_a_copy_that_breaks_off_leaves_nothing(bundle: Path, tmp_path: Path) -> 
     limited = ("prlimit", f"--fsize={bundle.stat().st_size // 2}")
     ran = run_pierhead("bundle", "apply", bundle, "--images-dir", folder, prefix=limited, code=1)
     assert "cannot put" in ran.err
+    assert "free some space" in ran.err
     assert not list(folder.iterdir())

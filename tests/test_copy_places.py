@@ -66,6 +66,8 @@ def test_files_and_folders(text: str, place: object) -> None:
         ("oci:dir:a name", "no name"),
         ("oci:dir:/name", "no name"),
         (f"docker-archive:a.tar:app@{DIGEST}", "digests"),
+        ("oci-archive:-", "save -o -"),
+        ("docker-archive:/dev/stdout", "save -o -"),
         ("dir:/srv", "dir:"),
         ("containers-storage:redis", "containers-storage:"),
     ],
@@ -84,7 +86,9 @@ def test_no_credentials_in_an_error() -> None:
     assert "hunter2" not in f"{raised.value} {raised.value.hint}"
 
 
-_PATHS = st.text("abc/._- ~é", min_size=1, max_size=12).filter(lambda text: text[0] != "~" and str(Path(text)) == text)
+_PATHS = st.text("abc/._- ~é", min_size=1, max_size=12).filter(
+    lambda text: text[0] != "~" and text != "-" and str(Path(text)) == text
+)
 _NAMES = st.from_regex(r"[a-z0-9]{1,5}([:/@.][a-z0-9]{1,5}){0,4}", fullmatch=True)
 
 

@@ -6,12 +6,15 @@ import errno
 import gzip
 import json
 import os
+import socket
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from command import assert_sound, names, run_pierhead, stored
+from command import PIERHEAD, RUN_SECONDS, assert_sound, environment, names, run_pierhead, stored
 from images import Image, make_image, make_index
 from loadable import archive_of, of_platform
 from pierhead.archive import open_archive
@@ -63,6 +66,39 @@ def test_compressed_archives_and_folders(tmp_path: Path) -> None:
     run_pierhead("load", packed, folder, "--root", root)
     assert names(root) == {name: image.digest for name, image in NAMES.items()}
     assert not list((root / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_an_archive_that_comes_through_a_pipe(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    root, archive = tmp_path / "store", archive_of(tmp_path / "a.tar", NAMES)
+    archive.write_bytes(compress(archive.read_bytes()))
+    run_pierhead("load", "-", "--root", root, prefix=("sh", "-c", f'cat {archive} | "$0" "$@"'))
+    assert names(root) == {name: image.digest for name, image in NAMES.items()}
+    assert_sound(root)
+    assert not list((root / "tmp").iterdir())
+
+
+def test_standard_input_may_be_a_file_or_a_socket(tmp_path: Path) -> None:
+    """sshd gives a socket to what it runs, and a socket cannot be opened by its name."""
+    root, archive = tmp_path / "store", archive_of(tmp_path / "a.tar", NAMES)
+    ours, theirs = socket.socketpair()
+    with theirs, ours, archive.open("rb") as file:
+        command = [str(PIERHEAD), "load", "-", "--root", str(root), "-o", "json"]
+        with subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.PIPE, env=environment()) as running:
+            ours.sendfile(file)
+            ours.shutdown(socket.SHUT_WR)
+            out, _ = running.communicate(timeout=RUN_SECONDS)
+    assert running.returncode == 0
+    assert [image["written_bytes"] > 0 for image in json.loads(out)["images"]] == [True, True]
+    again = run_pierhead("load", "-", "--root", root, prefix=("sh", "-c", f'exec "$0" "$@" < {archive}'))
+    assert again.out.count("had all") == len(NAMES)
+
+
+def test_nothing_and_rubbish_through_a_pipe(tmp_path: Path) -> None:
+    ran = run_pierhead("load", "-", "--root", tmp_path / "store", code=1)
+    assert "/dev/stdin cannot be used: nothing came through it" in ran.err
+    ran = run_pierhead("load", "-", "--root", tmp_path / "store", stdin="rubbish" * 1000, code=1)
+    assert "/dev/stdin cannot be used: it is no tar file" in ran.err
 
 
 def test_one_bad_archive_stops_no_other(tmp_path: Path) -> None:

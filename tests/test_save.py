@@ -156,9 +156,10 @@ def test_the_same_images_are_the_same_bytes_in_whatever_order(root: Path, tmp_pa
     assert len({(tmp_path / f"{number}.tar.zst").read_bytes() for number in range(3)}) == 1
 
 
-def test_standard_output_takes_the_archive_and_nothing_else(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("called", ["-", "/dev/stdout"])
+def test_standard_output_takes_the_archive_and_nothing_else(root: Path, tmp_path: Path, called: str) -> None:
     save(root, PAUSE, "-o", tmp_path / "it.tar")
-    command = [str(PIERHEAD), "save", "--root", str(root), PAUSE, "-o", "-"]
+    command = [str(PIERHEAD), "save", "--root", str(root), PAUSE, "-o", called]
     with (tmp_path / "piped.tar").open("wb") as out, (tmp_path / "err").open("wb") as err:
         subprocess.run(command, stdout=out, stderr=err, env=environment(), check=True, timeout=RUN_SECONDS)
     assert (tmp_path / "piped.tar").read_bytes() == (tmp_path / "it.tar").read_bytes()
@@ -222,6 +223,10 @@ def test_json(root: Path, tmp_path: Path) -> None:
         (
             [PAUSE, "-o", "-", "--json"],
             "error: standard output cannot take both the archive and --json\nhint: give -o FILE\n",
+        ),
+        (
+            [PAUSE, "-o", "json"],
+            "error: -o json would write a file of that name\nhint: --json prints JSON; or write ./json.tar\n",
         ),
         (
             ["-o", "{}/it.tar"],

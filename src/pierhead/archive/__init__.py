@@ -20,7 +20,7 @@ from pierhead.archive.json_files import INDEX, MARKER
 from pierhead.archive.layouts import FolderFiles, read_layout
 from pierhead.archive.members import Members
 from pierhead.archive.named import ArchivedImage, pick
-from pierhead.archive.unpacked import plain
+from pierhead.archive.unpacked import is_stream, plain
 from pierhead.errors import UsageError
 from pierhead.reference import Digest
 from pierhead.store import Referrer, Source
@@ -90,8 +90,9 @@ class _Opened:
 def open_archive(path: Path, *, scratch: Path | None = None) -> Archive:
     """The archive or layout at `path`. Of one that is not compressed only headers and lists are read.
 
-    A compressed one is decompressed once into an unnamed file in the folder `scratch` (default: TMPDIR). Raises
-    `InvalidArchive` for what is hostile, cut, or none; `UnreadableStream`, `StoreUnwritable`, `NotFound`.
+    A compressed one is decompressed once into an unnamed file in the folder `scratch` (default: TMPDIR), and there goes
+    what a pipe gives. Raises `InvalidArchive` for what is hostile, cut, or none; `UnreadableStream`, `StoreUnwritable`,
+    `NotFound`.
     """
     with ExitStack() as undo:
         return _Opened(path, _read(path, scratch, undo), undo.pop_all())
@@ -100,7 +101,7 @@ def open_archive(path: Path, *, scratch: Path | None = None) -> Archive:
 def _read(path: Path, scratch: Path | None, leaving: ExitStack) -> Contents:
     if path.is_dir():
         return read_layout(FolderFiles(path), path)
-    if not path.is_file():
+    if not path.is_file() and not is_stream(path):
         reason = "is no file" if path.exists() else "does not exist"
         raise UsageError(f"{path} {reason}", hint="name an OCI or docker archive, or the folder of a layout")
     members = Members(leaving.enter_context(plain(path, scratch)), shown_as=path)

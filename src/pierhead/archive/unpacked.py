@@ -1,4 +1,4 @@
-"""A compressed archive, decompressed once into a file that has no name, so that it is read like any other.
+"""A compressed archive, or one that comes through a pipe, in a file that has no name: so it is read like any other.
 
 The file is gone with the last who has it open, however the process ends. It never fills the disk.
 """
@@ -6,6 +6,7 @@ The file is gone with the last who has it open, however the process ends. It nev
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,17 +27,28 @@ RATIO_FROM_BYTES: Final = 4 * 1024 * 1024 * 1024
 RESERVE_BYTES: Final = 256 * 1024 * 1024  # left free on the disk for everybody else
 PIECE_BYTES: Final = 1024 * 1024
 
+STDIN: Final = Path("/dev/stdin")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether it can be read only once: standard input, if that is a pipe, or the socket that sshd makes of it.
+
+    Any other pipe is no archive: opening one that nobody writes to never ends.
+    """
+    if path != STDIN:
+        return False
+    mode = os.fstat(0).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
 
 @contextmanager
 def plain(path: Path, scratch: Path | None) -> Iterator[Path]:
-    """Where the bytes of a tar file can be read at any place: itself, or if it is compressed a file in `scratch`.
+    """Where the bytes of a tar file can be read at any place: itself, or if it is compressed or a stream in `scratch`.
 
     Without a `scratch` that is where temporary files go (TMPDIR). Raises `InvalidArchive`, `StoreUnwritable`,
     `compression.UnreadableStream`, `OSError`.
     """
-    with path.open("rb") as file:
-        first = file.read(BLOCK_BYTES)
-    if is_header(first) or not any(first):
+    if not is_stream(path) and _is_plain(path):
         yield path
         return
     folder = scratch or Path(tempfile.gettempdir())
@@ -49,11 +61,26 @@ def plain(path: Path, scratch: Path | None) -> Iterator[Path]:
         yield Path(f"/proc/self/fd/{unnamed.fileno()}")
 
 
+def _is_plain(path: Path) -> bool:
+    with path.open("rb") as file:
+        first = file.read(BLOCK_BYTES)
+    return is_header(first) or not any(first)
+
+
+@contextmanager
+def _input(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes in order; of standard input by its descriptor, for a socket cannot be opened again."""
+    with os.fdopen(os.dup(0), "rb") if path == STDIN else path.open("rb") as file:
+        yield file
+
+
 def _decompress(path: Path, unnamed: IO[bytes], folder: Path) -> None:
-    limit = expansion_limit(path.stat().st_size)
+    limit = EXPANDED_LIMIT_BYTES if is_stream(path) else expansion_limit(path.stat().st_size)
     written = 0
-    with compression.opened(path) as stream:
+    with _input(path) as file, compression.decompressed(file, str(path)) as stream:
         piece = stream.read(BLOCK_BYTES)
+        if not piece:
+            raise InvalidArchive(path, "nothing came through it", hint="did what writes to it fail?")
         if not is_header(piece):
             raise InvalidArchive(path, "it is no tar file", hint="name an OCI or docker archive, or a layout's folder")
         while piece:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NAMESPACE = "k8s.io"
 _DEFAULT_SOCKET = ""
+_DASH = Path("-")
+_STDIN = Path("/dev/stdin")
 
 
 @click.command()
@@ -43,16 +45,16 @@ _DEFAULT_SOCKET = ""
     show_default=True,
     help="Blobs, and images, written at once into the store.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress, and no word of what went as it should.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress; on stderr warnings and errors alone.")
 @options.OUTPUT
 def load(files: tuple[Path, ...], output: str, quiet: bool, **flags: Any) -> int:
     """Load the images of archives under their own names.
 
     FILE is what docker save, podman save, skopeo, ctr, `pierhead save` or K3s' release page gives, also compressed with
-    zstd or gzip; or the folder of an OCI layout. Everything is checked before it is written, and nothing outside of the
-    store is touched. What FILE has that refers to an image, such as signatures, comes into the image's repository. With
-    --containerd the images come under their own names into a containerd, for every platform that the archive has, and
-    are unpacked when their first container starts.
+    zstd or gzip; or the folder of an OCI layout; - is standard input. Everything is checked before it is written, and
+    nothing outside of the store is touched. What FILE has that refers to an image, such as signatures, comes into the
+    image's repository. With --containerd the images come under their own names into a containerd, for every platform
+    that the archive has, and are unpacked when their first container starts.
     """
     from pierhead.loading import exit_code
     from pierhead.loading import load as load_files
@@ -87,11 +89,11 @@ def _files_and_socket(files: tuple[Path, ...], socket: str | None) -> tuple[tupl
         from pierhead.loading.containerd import is_socket
 
         path = Path(socket)
-        if path.exists() and not is_socket(path):
+        if path == _DASH or (path.exists() and not is_socket(path)):
             files, socket = (path, *files), _DEFAULT_SOCKET
     if not files:
         raise UsageError("no archive is named", hint="give the tar files, or folders of OCI layouts, to load")
-    return files, socket
+    return tuple(_STDIN if file == _DASH else file for file in files), socket
 
 
 def _name(text: str | None) -> Reference | None:

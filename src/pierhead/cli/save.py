@@ -151,12 +151,16 @@ def save(images: tuple[str, ...], lists: tuple[str, ...], **flags: Any) -> int:
 def _target(flags: dict[str, Any]) -> Target:
     """Raises `UsageError` for what could not be written in the end."""
     file, kind = flags["file"], flags["compress"]
-    if file == STDOUT:
+    if file in (STDOUT, "/dev/stdout"):
         if flags["as_json"]:
             raise UsageError("standard output cannot take both the archive and --json", hint="give -o FILE")
         if sys.stdout.isatty():
             raise UsageError("an archive is nothing for a terminal", hint="give -o FILE, or pipe it into a program")
-        return Target(file, flags["format"], kind or "none")
+        return Target(STDOUT, flags["format"], kind or "none")
+    if file in ("json", "text"):
+        raise UsageError(
+            f"-o {file} would write a file of that name", hint=f"--json prints JSON; or write ./{file}.tar"
+        )
     if Path(file).is_dir():
         raise UsageError(f"{file} is a folder", hint=f"give the file a name: {Path(file) / 'images.tar.zst'}")
     if not Path(file).absolute().parent.is_dir():

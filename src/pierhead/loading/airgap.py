@@ -5,6 +5,7 @@ As K3s' pkg/agent/containerd/watcher.go (watchImages, processImageEvent, syncCac
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -74,8 +75,14 @@ def place(bundle: Path, folder: Path, *, remember: bool = False) -> Placed:
             _copy(bundle, target, _known_sizes(target))
     except OSError as error:
         reason = error.strerror or str(error)
-        raise CannotPlace(f"cannot put {bundle} into {folder}: {reason}", hint="K3s' folders are root's") from error
+        raise CannotPlace(f"cannot put {bundle} into {folder}: {reason}", hint=_hint(error.errno)) from error
     return Placed(target, changed, made_cache)
+
+
+def _hint(number: int | None) -> str:
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space there and run it again; what was there before is as it was"
+    return "K3s' folders are root's"
 
 
 def _require_plain(bundle: Path) -> None:

@@ -42,7 +42,10 @@ def apply(file: Path, images_dir: Path | None, cache: bool, **flags: Any) -> int
     the bundle: at once if it runs (from v1.32 on), else when it starts.
     """
     from pierhead.archive import open_archive
+    from pierhead.archive.unpacked import is_stream
 
+    if str(file) == "-" or is_stream(file):
+        raise UsageError("a bundle is read more than once, where it lies", hint="write what comes into a file first")
     if cache and not images_dir:
         raise UsageError("--cache is about K3s' folder of images", hint="give --images-dir as well")
     with open_archive(file) as archive:

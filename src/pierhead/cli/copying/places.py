@@ -115,6 +115,9 @@ def _file_place(kind: FileKind, rest: str) -> FilePlace:
     path, _, name = rest.partition(":")
     if not path:
         raise UsageError(f"{kind}:{rest} has no path", hint=FORMS)
+    if kind != "oci" and path in ("-", "/dev/stdout"):
+        hint = "/dev/stdin is read as a stream; `pierhead save -o -` writes one"
+        raise UsageError(f"{kind}:{path} is no file", hint=hint)
     if path.startswith("~"):
         raise UsageError(f"{kind}:{rest} begins with ~, which the shell leaves as it is here", hint='write "$HOME"')
     if kind == "docker-archive" and name:

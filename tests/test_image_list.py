@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from pathlib import Path
 
@@ -58,6 +59,14 @@ def test_limits(tmp_path: Path) -> None:
         load_list(str(tmp_path / "missing.txt"), io.BytesIO())
     with pytest.raises(UsageError, match="cannot be read"):
         load_list("a\0b", io.BytesIO())
+
+
+@pytest.mark.parametrize(
+    "data", [K3S.encode("utf-16"), gzip.compress(K3S.encode(), mtime=0), b"oci-layout" + bytes(502)]
+)
+def test_what_is_no_text_at_all_is_one_error(data: bytes) -> None:
+    with pytest.raises(UsageError, match="the list of images - is no text"):
+        load_list("-", io.BytesIO(data))
 
 
 def test_bytes_that_are_no_text_spoil_their_own_line(tmp_path: Path) -> None:

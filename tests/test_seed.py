@@ -445,6 +445,7 @@ def test_an_image_that_is_nowhere_fails_with_every_reason() -> None:
         "https://src.example",
         "the store /nonexistent/store",
     ]
+    assert lines[1] == "  https://src.example: 404 Not Found"
     assert error.exit_code == ExitCode.NETWORK
 
 
@@ -587,6 +588,15 @@ def test_a_place_that_is_just_being_opened_is_one_for_every_blob() -> None:
     source._at(1)
     other.join(10)
     assert seen == [2]
+
+
+def test_a_platform_that_was_asked_for_and_is_missing_leaves_the_list_unproved() -> None:
+    network = fleet({"quay.io": registry({"team/amd:1": DOCKER, "team/one:1": PAUSE})})
+    images = ("quay.io/team/one:1",)
+    results = network.seed(*images, platforms=[ARM64])
+    assert [result.errors for result in results] == [()]
+    summed = summary(results, network.mapped(*images), [ARM64])
+    assert (summed.ready, summed.images, summed.is_ready) == (1, 1, False)
 
 
 def test_nothing_is_proved_if_nobody_asked_for_it() -> None:

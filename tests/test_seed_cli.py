@@ -252,6 +252,20 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_done(
     assert mirror.root.with_name("mirror.log").read_text().count("HTTP") == 0
 
 
+def test_what_is_not_for_a_platform_that_was_asked_for_is_not_all_done(nodes: Path, source: Path) -> None:
+    ran = seed(nodes, source, "--platform", "linux/arm64", "redis:7", "rancher/pause:3.6", code=6)
+    assert ran.out.splitlines()[2].startswith("seeded 2 of 2; sent ")
+    missing = "linux/arm64 1 (missing: docker.io/rancher/pause:3.6)"
+    assert ran.out.splitlines()[3].startswith("not air-gap ready: 2/2 images, ")
+    assert missing in ran.out
+
+
+def test_a_collision_is_told_once(tmp_path: Path, source: Path, mirror: Served) -> None:
+    nodes = write_registries(tmp_path, f'mirrors: {{"*": {{endpoint: ["{mirror.url}"]}}}}\n')
+    ran = seed(nodes, source, "quay.io/team/a:1", "ghcr.io/team/a:1", code=6)
+    assert ran.err.count("quay.io/team/a:1 and ghcr.io/team/a:1 both end at") == 1
+
+
 def test_an_interrupted_seeding_ends_at_once_and_a_second_one_does_the_rest(tmp_path: Path, mirror: Served) -> None:
     layer = LARGE.manifest["layers"][0]["digest"]
     with Staged(LARGE) as upstream:
@@ -268,8 +282,24 @@ def test_an_interrupted_seeding_ends_at_once_and_a_second_one_does_the_rest(tmp_
         assert run_pierhead(*arguments).out.splitlines()[1] == "nothing to do: 1 of 1 is there"
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Signals that whoever runs the tests may have had ignored, as nohup does, which children inherit."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)],
+)
 def test_an_interrupted_seeding_reports_what_was_done_and_that_this_is_not_all(
-    tmp_path: Path, source: Path, mirror: Served
+    tmp_path: Path, source: Path, mirror: Served, number: signal.Signals, code: int
 ) -> None:
     layer = LARGE.manifest["layers"][0]["digest"]
     reports = tmp_path / "proof.json", tmp_path / "proof.md"
@@ -285,8 +315,8 @@ def test_an_interrupted_seeding_reports_what_was_done_and_that_this_is_not_all(
         with upstream.held(layer, at=100_000), start_pierhead(*arguments) as running:
             # Four images at once: the fifth is begun when one of those is done.
             eventually(lambda: upstream.is_held(layer), what="the layer to come")
-            ran = running.signal(signal.SIGINT)
-        assert ran.code == 130
+            ran = running.signal(number)
+        assert ran.code == code
         assert ran.err.endswith("interrupted\n")
         document, text = json.loads(reports[0].read_text()), reports[1].read_text()
         done = [image["reference"] for image in document["images"]]

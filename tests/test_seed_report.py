@@ -13,7 +13,7 @@ from pierhead.cli.seed import asked, form, report
 from pierhead.config import k3s
 from pierhead.config.registries import parse
 from pierhead.errors import PierheadError, Problem, Span
-from pierhead.oci import Platform
+from pierhead.oci import Descriptor, Platform
 from pierhead.reference import Digest, Reference
 from pierhead.routing import k3s_plan
 from pierhead.seed.mapping import Wanted, map_images
@@ -86,6 +86,22 @@ def test_an_odd_word_is_a_word_in_its_cell(odd: str) -> None:
         - {"h1", "h2", "p", "strong", "table", "thead", "tbody"}
         - {*("tr", "th", "td", "ul", "li")}
     )
+
+
+def test_an_index_has_its_own_digest_and_what_was_replaced_is_told() -> None:
+    (mapped,) = map_images([Wanted(Reference.parse("redis:7"))], lambda reference: k3s_plan(reference, HOSTS))
+    target, old = mapped.targets[0], Digest.of(b"old")
+    put = Put(target, "seeded", served=target.route, replaced=old)
+    top = Descriptor("application/vnd.oci.image.index.v1+json", Digest.of(b"index"), 5)
+    part = Part(Platform("linux", "amd64"), DIGEST, 10)
+    results = [Seeded(mapped, (put,), descriptor=top, size_bytes=15, parts=(part,), place="upstream")]
+    summed = summary(results, [mapped], [])
+    text = "\n".join(
+        report.markdown(form.seeded_json(results, [mapped], asked.Images([], []), summed), results, summed)
+    )
+    assert f"| docker.io/library/redis:7 | index | {top.digest} | 15B |" in text
+    assert f"| docker.io/library/redis:7 | linux/amd64 | {DIGEST} | 10B |" in text
+    assert f"## Replaced\n\n- https://a.example library/redis:7 was {old}, for docker.io/library/redis:7" in text
 
 
 @settings(deadline=None, max_examples=60)

@@ -366,7 +366,8 @@ class Authorizer:
 
 def _credential_hint(host: str, credential: Credential | None) -> str:
     if credential is None:
-        return f"no credentials are known for {host}: add configs.{host!r}.auth to registries.yaml, or log in to it"
+        where = f"add configs.{host!r}.auth to registries.yaml, or use `pierhead login`"
+        return f"no credentials are known for {host}: {where}"
     if not credential.secret or not credential.username:
         return f"the credentials for {host} have no {'password' if credential.username else 'user name'}"
     return f"the credentials of {credential.username!r} for {host} ({credential.source} {credential.key}) are refused"

@@ -17,6 +17,7 @@ from pierhead.redact import safe_url
 from pierhead.reference import InvalidReference, Reference
 
 LIST_LIMIT_BYTES: Final = 16 * 1024 * 1024
+_LOOKED_AT_BYTES: Final = 1024
 LINES_LIMIT: Final = 200_000
 LINE_LIMIT_CHARS: Final = 4096  # far above the longest reference with a sha512 digest
 
@@ -76,6 +77,9 @@ def load_list(
     data = _fetched(file, shown, fetch) if is_url else _read(file, standard_input)
     if len(data) > LIST_LIMIT_BYTES:
         raise UsageError(f"the list of images {shown} is larger than {LIST_LIMIT_BYTES} bytes")
+    if b"\0" in data[:_LOOKED_AT_BYTES]:  # a thousand complaints about its lines would hide what is wrong
+        hint = "write one image a line, in UTF-8 (PowerShell's > writes UTF-16); a tarball is for `pierhead load`"
+        raise UsageError(f"the list of images {shown} is no text: there are zero bytes in it", hint=hint)
     # What is no UTF-8 is in no image's name: it spoils its own line only.
     return read_list(data.decode("utf-8", "replace"), shown)
 

@@ -293,7 +293,7 @@ def transfers(command: F) -> F:
     """How much is moved at once, how fast, and what is said of it."""
     for option in (
         click.option("--trace", metavar="FILE|-", help="Write every request as a line of JSON; - is stderr."),
-        click.option("-q", "--quiet", is_flag=True, help="No progress, and no word of what went as it should."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress; on stderr warnings and errors alone."),
         click.option(
             "--limit-rate",
             metavar="BYTES",
@@ -376,7 +376,7 @@ def open_transport(trace: str | None) -> Iterator[CurlTransport]:
         lock = threading.Lock()
 
         def on_exchange(exchange: Exchange) -> None:
-            with lock:
+            with lock, _naming(trace):
                 print(json.dumps(exchange.to_json()), file=file, flush=True)
 
         transport = CurlTransport(
@@ -391,11 +391,25 @@ def open_transport(trace: str | None) -> Iterator[CurlTransport]:
 
 
 @contextmanager
+def _naming(trace: str | None) -> Iterator[None]:
+    """An error of writing to a file that is open does not say which."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or f"the trace {trace}"
+        raise
+
+
+@contextmanager
 def open_trace(trace: str | None) -> Iterator[TextIO]:
     """The file of --trace; only its owner may read it, for it tells who asked for what."""
     if trace in (None, "-"):
         yield sys.stderr
         return
     descriptor = os.open(str(trace), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    file = os.fdopen(descriptor, "w", encoding="utf-8")
+    try:
         yield file
+    finally:
+        with _naming(trace):
+            file.close()

@@ -278,8 +278,9 @@ def exit_code(results: Sequence[Seeded], *, also_failed: bool = False) -> ExitCo
 class Summary:
     """What became of a list of `images`; `ready` are those that every node gets, `proved`: it was looked at.
 
-    `unread` lines of the list name no image, so nobody knows what they stand for. `unfinished` are the images that an
-    interrupted run did not come to the end of; None if it was not interrupted.
+    `unread` lines of the list name no image, so nobody knows what they stand for. `lacking`: some image has not each of
+    the platforms that were asked for (an image without an index is taken whatever it is for). `unfinished` are the
+    images that an interrupted run did not come to the end of; None if it was not interrupted.
     """
 
     images: int
@@ -292,12 +293,14 @@ class Summary:
     proved: bool
     unread: int
     platforms: tuple[Coverage, ...]
+    lacking: bool = False
     unfinished: tuple[Wanted, ...] | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether the nodes can do without the internet for these images."""
-        return self.proved and self.ready == self.images and not self.unread and self.unfinished is None
+        whole = not self.unread and not self.lacking and self.unfinished is None
+        return self.proved and self.ready == self.images and whole
 
 
 def summary(
@@ -316,6 +319,7 @@ def summary(
     outcomes = [result.outcome for result in results]
     ready = [result for result in results if result.puts and all(put.served for put in result.puts)]
     offered = [(str(item.mapped.wanted), [part.platform for part in item.parts if part.platform]) for item in ready]
+    covered = coverage(offered, wanted)
     return Summary(
         images=len(mapped),
         seeded=outcomes.count("seeded"),
@@ -326,7 +330,8 @@ def summary(
         ready=len(ready),
         proved=proved,
         unread=unread,
-        platforms=tuple(coverage(offered, wanted)),
+        platforms=tuple(covered),
+        lacking=bool(wanted) and any(item.missing for item in covered),
         unfinished=_unfinished(mapped, results) if interrupted else None,
     )
 

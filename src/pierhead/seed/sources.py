@@ -150,7 +150,7 @@ class NowhereFound(PierheadError):
     """No place gave an image: one line for each, and the exit code of the first that is not just without it."""
 
     def __init__(self, reference: Reference, told: Sequence[Told]) -> None:
-        lines = [f"  {item.place}: {_cause(item.error)}" for item in told]
+        lines = [f"  {item.place}: {_cause(item)}" for item in told]
         super().__init__("\n".join([f"{reference} is at none of the places to take it from", *lines]))
         codes = [item.error.exit_code for item in told if item.error.exit_code != ExitCode.NOT_FOUND]
         self.exit_code = codes[0] if codes else ExitCode.NOT_FOUND
@@ -158,10 +158,10 @@ class NowhereFound(PierheadError):
         self.told = tuple(told)
 
 
-def _cause(error: PierheadError) -> str:
-    """The sentence, or of several lines those that tell a cause."""
-    first, *rest = error.message.split("\n")
-    return "; ".join(line.strip() for line in rest) if rest else first
+def _cause(told: Told) -> str:
+    """The sentence, or of several lines those that tell a cause, each once and without the place."""
+    first, *rest = told.error.message.split("\n")
+    return "; ".join(dict.fromkeys(line.strip().removeprefix(f"{told.place}: ") for line in rest)) if rest else first
 
 
 class Preferred:

@@ -213,13 +213,13 @@ def _show(results: Sequence[Seeded], mapped: Sequence[Mapped], found: Images, fl
     elif not flags["quiet"]:
         text.show(results, mapped)
     text.show_skipped(results)
-    for result in results:
-        for error in result.errors:
-            show_error(text.naming(result, error))
+    errors = [text.naming(result, error) for result in results for error in result.errors]
+    for error in {str(error): error for error in errors}.values():  # a collision is one of all its images
+        show_error(error)
     unwritten = report.write(flags["reports"], document, results, summed)
     for wrong in unwritten:
         show_error(wrong)
     if flags["output"] != "json":
         click.echo("\n".join(text.summary(summed, found)))
-    code = exit_code(results, also_failed=bool(found.problems))
+    code = exit_code(results, also_failed=bool(found.problems) or summed.lacking)
     return unwritten[0].exit_code if unwritten and code == ExitCode.DONE else code

@@ -13,6 +13,7 @@ from pierhead.errors import PierheadError
 from pierhead.files import write_file
 
 if TYPE_CHECKING:
+    from pierhead.reference import Digest
     from pierhead.seed.seeder import Seeded, Summary
 
 
@@ -55,12 +56,25 @@ def markdown(document: Mapping[str, Any], results: Sequence[Seeded], summed: Sum
     if failed:
         yield from ("", "## Failed", "")
         yield from (f"- {_plain(str(result.mapped.wanted))}: {_plain(error.message)}" for result, error in failed)
+    yield from _replaced(results)
     yield from _left_out(document, results)
     if document["problems"]:
         yield from ("", "## Not understood", "")
         yield from (f"- {_plain(_placed(item))}" for item in document["problems"])
     if document["unfinished"]:
         yield from ("", "## Not done", "", *(f"- {_plain(name)}" for name in document["unfinished"]))
+
+
+def _replaced(results: Sequence[Seeded]) -> Iterator[str]:
+    """What was under the same names before."""
+    lines = [
+        f"{put.target.endpoint} {put.target.place} was {put.replaced}, for {result.mapped.wanted}"
+        for result in results
+        for put in result.puts
+        if put.replaced and not put.error
+    ]
+    if lines:
+        yield from ("", "## Replaced", "", *(f"- {_plain(line)}" for line in lines))
 
 
 def _left_out(document: Mapping[str, Any], results: Sequence[Seeded]) -> Iterator[str]:
@@ -84,18 +98,27 @@ def _rows(result: Seeded) -> Iterator[str]:
         if put.error:
             continue
         served = (put.served.endpoint or put.served.url) if put.served else "not verified"
-        for part in result.parts:
+        for platform, digest, size_bytes in _digests(result):
             cells = (
                 str(result.mapped.wanted),
-                str(part.platform or "unknown"),
-                str(part.digest),
-                size_text(part.size_bytes),
+                platform,
+                str(digest),
+                size_text(size_bytes),
                 put.target.endpoint,
                 put.target.place,
                 result.place,
                 served,
             )
             yield f"| {' | '.join(map(_plain, cells))} |"
+
+
+def _digests(result: Seeded) -> Iterator[tuple[str, Digest, int]]:
+    """Of an index its own, which is what the name stands for, then that of each platform."""
+    whole = result.descriptor
+    if whole and whole.digest not in {part.digest for part in result.parts}:
+        yield "index", whole.digest, result.size_bytes
+    for part in result.parts:
+        yield str(part.platform or "unknown"), part.digest, part.size_bytes
 
 
 # What means something in CommonMark within a line, GitHub's tables and strikethrough included; an underscore does only

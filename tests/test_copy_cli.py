@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -548,3 +548,16 @@ def test_registries_yaml_on_standard_input_is_for_both_ends(tmp_path: Path) -> N
         copy = ("copy", "--private-registry", "-", f"oci:{tmp_path}/layout", f"{closed.address}/app:1")
         run_pierhead(*copy, stdin=json.dumps(auth))
     assert LayoutStore(tmp_path / "registry").repository(RepositoryName("app")).resolve("1").digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--referrers", "nobody.invalid/a:1", "docker-archive:a.tar"), "a docker-archive holds images alone"),
+        (("nobody.invalid/a:1", "oci-archive:no/a.tar"), "no is no folder"),
+    ],
+)
+def test_what_could_not_be_written_is_said_before_anybody_is_asked(arguments: Sequence[str], said: str) -> None:
+    ran = run("copy", *arguments, code=2)
+    assert said in ran.err
+    assert "nobody.invalid: " not in ran.err

@@ -52,6 +52,8 @@ def move(origin: Origin, target: Place, wanted: Wanted, world: World, reach: Rea
 
     Raises what reading and writing raise, and `OtherDigest` before anything is written.
     """
+    if not isinstance(target, RegistryPlace):
+        _refuse_unwritable(target, wanted)
     asked = origin.platforms if wanted.platforms is None else wanted.platforms
     source, platforms = chosen(origin.source, asked)
     top = source.resolve(origin.name)
@@ -60,8 +62,20 @@ def move(origin: Origin, target: Place, wanted: Wanted, world: World, reach: Rea
     if isinstance(target, RegistryPlace):
         target.require(top)
         return copying.to_registry(target, world)
-    refuse_cut_path(target)
     return copying.to_layout(target) if target.kind == "oci" else copying.to_archive(target, target.kind)
+
+
+def _refuse_unwritable(target: FilePlace, wanted: Wanted) -> None:
+    """Raises `UsageError` for what could not be written in the end, before anybody is asked for anything."""
+    from pierhead.archive.writing import refuse_referrers
+
+    refuse_cut_path(target)
+    if target.kind == "oci":
+        return
+    if wanted.referrers:
+        refuse_referrers(target.kind)
+    if not target.path.parent.is_dir():
+        raise UsageError(f"{target.path.parent} is no folder", hint="make it first")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +112,9 @@ class _Copying:
 
     def to_archive(self, target: FilePlace, format: ArchiveKind) -> Moved:
         """The file is there when it is whole, in place of what was there."""
-        from pierhead.archive.writing import Packed, refuse_referrers, write_archive
+        from pierhead.archive.writing import Packed, write_archive
         from pierhead.files import whole_file
 
-        if self.wants_referrers:
-            refuse_referrers(format)
-        if not target.path.parent.is_dir():
-            raise UsageError(f"{target.path.parent} is no folder", hint="make it first")
         tree = read_tree(self.source.manifest, self.top, self.platforms)
         name, content = target.name or _name_for(format, self.origin), self.reach.transfer.watched(self.source)
         found = self._read_referrers(tree)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from disks import mount, unmount
 from pierhead.transport import CurlTransport, Exchange
 from pki import Pki, make_pki, make_vector_pki
 
@@ -48,3 +49,13 @@ def closed_port() -> Iterator[str]:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB; for root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount(folder, "size=2m")
+    yield folder
+    unmount(folder)

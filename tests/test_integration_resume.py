@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from command import Ran, Running, assert_sound, names, run_pierhead, start_pierhead, stored
+from disks import mount
 from hostile import HostileServer, Peer
 from images import make_image
 from real import eventually
@@ -268,20 +268,6 @@ def test_the_other_pull_goes_on_where_one_is_killed(server: Staged, tmp_path: Pa
 
 
 # ── no room, no right ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def mount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, timeout=10)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB; for root."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount(folder, "size=2m")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True, timeout=10)
 
 
 ROOT_ONLY = pytest.mark.real("runc")  # to mount; what needs runc needs root

@@ -35,7 +35,6 @@ from pierhead.store import (
     NotFound,
     Repository,
     RepositoryName,
-    TagMoved,
 )
 from pierhead.transfer import Interrupted, Transfer
 from pierhead.transport import Cause, TransportError
@@ -942,20 +941,6 @@ def test_a_tag_for_what_is_there_already() -> None:
         sink.tag("other", blob_of(b"absent", OCI_MANIFEST))
     with pytest.raises(NotFound):
         sink.tag(str(blob_of(b"absent").digest), blob_of(b"absent", OCI_MANIFEST))
-
-
-def test_conditional_tags() -> None:
-    pushed = pushing()
-    sink = pushed.sink()
-    old, new = put_image(sink, "old"), put_image(sink, "new")
-    sink.tag("t", old, expected=Expected.NOTHING)
-    with pytest.raises(TagMoved):
-        sink.tag("t", new, expected=Expected.NOTHING)
-    with pytest.raises(TagMoved):
-        sink.tag("t", new, expected=new.digest)
-    assert sink.resolve("t") == old
-    sink.tag("t", new, expected=old.digest)
-    assert sink.resolve("t") == new
 
 
 def test_an_index_with_holes() -> None:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import pytest
 
 from command import Served, environment, run_pierhead, serve, start_pierhead, write_registries
+from disks import mount
 from faulty import faulty
 from images import Image, make_image
 from pierhead.layout import LayoutStore
@@ -229,20 +230,6 @@ def test_where_one_request_of_twenty_fails_a_rerun_or_two_do_it(store: Path, tmp
         # A blob is taken in a second time only if the answer to the first was lost on its way.
         again = sum(count - 1 for count in taken(mirror).values())
         assert again <= proxy.happened["half answer"]
-
-
-def mount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, timeout=10)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB; for root."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount(folder, "size=2m")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True, timeout=10)
 
 
 @pytest.mark.real("docker-registry", "runc")  # what needs runc needs root, as mounting does

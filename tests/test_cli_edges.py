@@ -16,7 +16,12 @@ import pytest
 from command import PIERHEAD, RUN_SECONDS, environment, run_pierhead, serve, write_registries
 from images import make_image
 from pierhead import cli
+from pierhead.archive.writing import FORMATS
+from pierhead.cli.save import save
+from pierhead.cli.seed import seed
+from pierhead.compression import KINDS
 from pierhead.layout import LayoutStore
+from pierhead.seed.mapping import ALLOWED
 from stocked import stock
 
 
@@ -200,3 +205,16 @@ def test_a_list_and_a_password_do_not_come_on_one_standard_input(arguments: tupl
     with redirect_stderr(said):
         assert cli.run(list(arguments)) == 2
     assert "read standard input" in said.getvalue()
+
+
+def test_choices_are_those_of_the_modules_behind_them() -> None:
+    """The command line names them itself, so that help costs no import."""
+    choices = {
+        (command.name, parameter.name): tuple(parameter.type.choices)
+        for command in (save, seed)
+        for parameter in command.params
+        if isinstance(parameter.type, click.Choice)
+    }
+    assert choices["save", "format"] == FORMATS
+    assert set(choices["save", "compress"]) == set(KINDS)
+    assert choices["seed", "allow"] == ALLOWED
